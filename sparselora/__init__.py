@@ -1,0 +1,34 @@
+"""Sparse LoRA fine-tuning: run it, measure it, search its settings.
+
+Importing this package loads nothing heavy; each public name loads its module when first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "FFNEstimator": "sparselora.sparse.estimator",
+    "SVDSparsityEstimator": "sparselora.sparse.estimator",
+    "SparsityConfig": "sparselora.sparse.config",
+    "SparsityHandle": "sparselora.sparse.patch",
+    "UserError": "sparselora.errors",
+    "build_ffn_estimators": "sparselora.sparse.estimator",
+    "get_layer_sparsity_ratio": "sparselora.schedule",
+    "load_records": "sparselora.report.load",
+    "select_ffn_channels": "sparselora.sparse.selector",
+    "sparsify": "sparselora.sparse.patch",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sparselora' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,89 @@
+"""Splits → padded batches, in an order that a seed decides."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparselora.data import Split
+
+POOL_BATCHES = 50
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """One split as token ids, unpadded."""
+
+    features: list[dict[str, list[int]]]
+    labels: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(feature["input_ids"]) for feature in self.features]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def tokenize(tokenizer: Any, split: Split, max_length: int) -> TokenizedSplit:
+    """Token ids of each example, cut at `max_length` tokens."""
+    if not len(split):
+        return TokenizedSplit([], [])
+    encoded = tokenizer(split.texts, split.pairs, truncation=True, max_length=max_length)
+    features = [
+        {name: encoded[name][index] for name in encoded} for index in range(len(split.labels))
+    ]
+    return TokenizedSplit(features, split.labels)
+
+
+def collate(tokenizer: Any, split: TokenizedSplit, indices: list[int]) -> dict[str, Tensor]:
+    """Rows of `split`, padded to the longest of them: (batch, length) each, labels (batch,)."""
+    padded = tokenizer.pad([split.features[index] for index in indices], return_tensors="pt")
+    batch: dict[str, Tensor] = dict(padded)
+    batch["labels"] = torch.tensor([split.labels[index] for index in indices])
+    return batch
+
+
+def training_batches(
+    tokenizer: Any, split: TokenizedSplit, batch_size: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches without end: epoch after epoch, rows of like length together, order by seed.
+
+    A pool's last batch is as large as what is left of it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = split.lengths
+    while True:
+        for indices in length_grouped(lengths, batch_size, generator):
+            yield collate(tokenizer, split, indices)
+
+
+def length_grouped(
+    lengths: Sequence[int], batch_size: int, generator: torch.Generator
+) -> list[list[int]]:
+    """One epoch: every index once, batches of like length, in an order that does not follow length.
+
+    Rows are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches
+    are shuffled. (The sampler that transformers has stops before that last step: its lengths fall
+    from batch to batch, so a dense start would see the long ones and step times would follow suit.)
+    """
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    pool = POOL_BATCHES * batch_size
+    batches = []
+    for start in range(0, len(order), pool):
+        rows = sorted(order[start : start + pool], key=lengths.__getitem__)
+        batches += [rows[cut : cut + batch_size] for cut in range(0, len(rows), batch_size)]
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def evaluation_batches(
+    tokenizer: Any, split: TokenizedSplit, batch_size: int
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Every row once, by length: (row indices, batch)."""
+    lengths = split.lengths
+    order = sorted(range(len(split)), key=lengths.__getitem__)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        yield indices, collate(tokenizer, split, indices)

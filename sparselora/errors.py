@@ -1,0 +1,9 @@
+"""The one exception a user's mistake raises: `sparselora.run` prints it as a line, without traceback."""
+
+
+class UserError(ValueError):
+    """Something the user can mend. The message names the key, the value and what is allowed."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (a loss that is not finite). The message names the step."""

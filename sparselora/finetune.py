@@ -1,0 +1,189 @@
+"""One sparse-LoRA fine-tune, from checked settings to a record."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from sparselora import summary
+from sparselora.batches import tokenize, training_batches
+from sparselora.checkpoint import (
+    ADAPTER_FOLDER,
+    adapter_state,
+    load_adapter_state,
+    save_adapter,
+)
+from sparselora.config import check_sparse_steps, is_dense
+from sparselora.data import load_data
+from sparselora.device import PeakMemory
+from sparselora.errors import TrainingError, UserError
+from sparselora.evaluate import evaluate
+from sparselora.model import load_model, load_tokenizer
+from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RunRecord
+from sparselora.schedule import dense_steps
+from sparselora.schema import RunConfig
+from sparselora.sparse.patch import SparsityHandle, sparsify
+from sparselora.train import StepPlan, StepRow, autocast, train_steps
+
+OnStep = Callable[[StepRow, StepPlan, dict[str, Any]], None]
+
+
+def fine_tune(
+    run: RunConfig,
+    sparsities: Sequence[float],
+    record: RunRecord,
+    device: torch.device,
+    keep_last: bool,
+    on_step: OnStep,
+) -> RunRecord:
+    """Train, evaluate and fill `record`, which ends completed, failed or interrupted.
+
+    Args:
+        sparsities: asked of each layer, from `check_model`.
+        keep_last: whether the adapter of the last step is written beside the best one.
+        on_step: told of each step, with the newest evaluation.
+    """
+    try:
+        _FineTune(run, sparsities, record, device, keep_last, on_step).run_all()
+        record.end(COMPLETED)
+    except KeyboardInterrupt:
+        record.end(INTERRUPTED, "interrupted by the user or a signal")
+        raise
+    except BaseException as error:
+        record.end(FAILED, f"{type(error).__name__}: {error}")
+        raise
+    return record
+
+
+class _FineTune:
+    """The state of one fine-tune, so that what was reached stands in the record at any end."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        sparsities: Sequence[float],
+        record: RunRecord,
+        device: torch.device,
+        keep_last: bool,
+        on_step: OnStep,
+    ) -> None:
+        self.run, self.record, self.device, self.on_step = run, record, device, on_step
+        self.dense_run = is_dense(sparsities)
+        self.keep_best = run.train.keep_checkpoints.name != "none" and not run.model.random_init
+        self.keep_last = keep_last and self.keep_best
+        self.rows: list[StepRow] = []
+        self.best: dict[str, Any] | None = None
+        self.best_state: dict[str, torch.Tensor] = {}
+        self.latest: dict[str, Any] = {}
+
+    def run_all(self) -> None:
+        run = self.run
+        data = load_data(run.data)
+        if run.measure.test and not len(data.splits["test"]):
+            raise UserError(
+                f"measure.test=true: data={run.data.name} has no test split with labels; "
+                "leave it out, or set data.test_split or data.test_fraction"
+            )
+        self.tokenizer = load_tokenizer(run.model)
+        self.data = data
+        self.tokenized = {
+            name: tokenize(self.tokenizer, split, run.data.max_length)
+            for name, split in data.splits.items()
+        }
+        self.record.content["data"] = summary.of_data(data, self.tokenized)
+        total = run.train.max_steps or self._steps_of_epochs(len(data.splits["train"]))
+        if not self.dense_run:
+            check_sparse_steps(run, total)
+        plan = StepPlan(
+            total_steps=total,
+            dense_steps=total if self.dense_run else dense_steps(run.sparse_warmup_ratio, total),
+            eval_every=run.measure.eval_every,
+        )
+        set_seed(run.seed)
+        self.model = load_model(run, data.label_names).to(self.device)
+        began = perf_counter()
+        handle = None if self.dense_run else sparsify(self.model, run.sparsity)
+        self.record.content["calibration_seconds"] = perf_counter() - began
+        self.memory = PeakMemory(self.device)
+        set_seed(run.seed)  # the same dropout and order whatever was drawn while setting up
+        try:
+            self._train(plan, handle)
+        except TrainingError:
+            self._summarise(plan, handle)
+            raise  # its weights are spoilt and worth nothing
+        except BaseException:
+            self._finish(plan, handle)
+            raise
+        self._finish(plan, handle)
+        if run.measure.test:
+            self._test(plan)
+
+    def _train(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
+        run = self.run
+        batches = training_batches(
+            self.tokenizer, self.tokenized["train"], run.train.batch_size, run.seed
+        )
+        for row in train_steps(self.model, handle, batches, plan, run.train, self.device):
+            self.rows.append(row)
+            self.record.add_step(row)
+            if plan.evaluates_after(row.step):
+                self._validate(row.step)
+                self._summarise(plan, handle)
+            self.on_step(row, plan, self.latest)
+
+    def _finish(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
+        self._summarise(plan, handle)
+        if self.keep_last and self.rows:
+            save_adapter(self.model, self.tokenizer, self._adapter("last"))
+
+    def _validate(self, step: int) -> None:
+        self.latest = {"step": step, **self._evaluate("validation", step)}
+        if self.best is None or self.latest["accuracy"] > self.best["accuracy"]:
+            self.best = dict(self.latest)
+            self.best_state = adapter_state(self.model)
+            if self.keep_best:
+                save_adapter(self.model, self.tokenizer, self._adapter("best"))
+
+    def _test(self, plan: StepPlan) -> None:
+        assert self.best is not None
+        load_adapter_state(self.model, self.best_state)
+        self.record.content["metrics"]["test"] = {
+            "step": self.best["step"],
+            **self._evaluate("test", self.best["step"]),
+        }
+
+    def _evaluate(self, name: str, step: int) -> dict[str, float]:
+        evaluation = evaluate(
+            self.model,
+            self.tokenizer,
+            self.tokenized[name],
+            self.run.measure.eval_batch_size,
+            lambda: autocast(self.run.train, self.device),
+            self.device,
+        )
+        self.record.add_predictions(evaluation.predictions(self.data.splits[name], name, step))
+        return evaluation.metrics()
+
+    def _adapter(self, name: str) -> Path:
+        return self.record.folder / ADAPTER_FOLDER / name
+
+    def _steps_of_epochs(self, rows: int) -> int:
+        train = self.run.train
+        assert train.epochs is not None
+        forward_passes = train.epochs * -(-rows // train.batch_size)
+        return max(1, round(forward_passes / train.gradient_accumulation_steps))
+
+    def _summarise(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
+        """Bring the record on disk up to what was reached."""
+        self.record.content.update(
+            summary.of_steps(self.rows, plan),
+            metrics={"validation": self.latest or None, "best_validation": self.best, "test": None},
+            parameters=summary.of_parameters(self.model),
+            peak_memory_mb=self.memory.peak_mb(),
+            sparsity=summary.of_sparsity(handle),
+            flops=summary.of_flops(handle, self.model, self.run, self.rows),
+        )
+        self.record.save()

@@ -1,0 +1,37 @@
+"""Exceptions → at most three lines for the person at the terminal."""
+
+import re
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sparselora.config import unknown_key
+from sparselora.errors import UserError
+
+USER_MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+"""What means a mistake in the command or its data, not a defect: exit code 2."""
+
+MAX_LINES = 3
+"""Of a message of Hydra's; ours have two at most, since Hydra may put a line before them."""
+
+
+def explain(error: BaseException) -> str:
+    """At most three lines that name the key, the value and what is allowed."""
+    if isinstance(error, UserError):
+        return "\n".join(str(error).splitlines()[:MAX_LINES])
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and "not in" in f"{text} {error.__cause__}":
+        return unknown_key(unknown[1])
+    if unknown and "No match in the defaults list" in text:
+        return unknown_key(unknown[1])
+    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text)
+    if option:
+        allowed = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        choice = f"one of {', '.join(allowed)} is allowed" if allowed else "no such file"
+        return f"{option[1]}={option[2]}: unknown; {choice}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if error.__cause__ is not None and str(error.__cause__) not in text:
+        lines += str(error.__cause__).splitlines()[:1]
+    kept = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
+    return "\n".join(kept[:MAX_LINES]) or type(error).__name__

@@ -1,0 +1,120 @@
+"""A backbone with its LoRA adapter and classification head."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import huggingface_hub
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+
+from sparselora import assets
+from sparselora.errors import UserError
+from sparselora.sparse.blocks import get_architecture
+
+if TYPE_CHECKING:
+    from sparselora.schema import LoraSettings, ModelConfig, RunConfig
+
+transformers.logging.set_verbosity_error()
+huggingface_hub.logging.set_verbosity_error()  # each retry without network would be a line
+transformers.logging.disable_progress_bar()
+
+
+def load_model_config(model: "ModelConfig", label_names: Sequence[str] | None = None) -> Any:
+    """The transformers config of the backbone: sizes without weights.
+
+    Raises:
+        UserError: it cannot be loaded, or its architecture is not in the table.
+    """
+    labels: dict[str, Any] = {}
+    if label_names is not None:
+        labels = {
+            "num_labels": len(label_names),
+            "id2label": dict(enumerate(label_names)),
+            "label2id": {name: index for index, name in enumerate(label_names)},
+        }
+    if model.random_init:
+        settings = dict(model.init_config)
+        model_type = settings.pop("model_type", None)
+        if model_type is None:
+            raise UserError("model.init_config.model_type: needed beside model.random_init=true")
+        try:
+            config = transformers.AutoConfig.for_model(model_type, **settings, **labels)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"model.init_config: {_first_line(error)}") from error
+    else:
+        config = _load(transformers.AutoConfig, model, **labels)
+    get_architecture(config)
+    return config
+
+
+def load_tokenizer(model: "ModelConfig") -> Any:
+    """The tokenizer that goes with the backbone."""
+    return _load(transformers.AutoTokenizer, model)
+
+
+def load_model(run: "RunConfig", label_names: Sequence[str]) -> PeftModel:
+    """The backbone, frozen, with a fresh adapter on its attention and a fresh, trained head.
+
+    What is drawn at random (adapter, head, and the backbone under `model.random_init`) follows
+    torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32.
+    """
+    config = load_model_config(run.model, label_names)
+    if run.model.random_init:
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    else:
+        model = _load(
+            transformers.AutoModelForSequenceClassification,
+            run.model,
+            config=config,
+            dtype=torch.float32,
+        )
+    adapted = get_peft_model(model, lora_config(run.lora, config))
+    if run.train.precision.name == "bf16":
+        for parameter in adapted.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return adapted
+
+
+def lora_config(lora: "LoraSettings", config: Any) -> LoraConfig:
+    """PEFT's config for the attention projections that `lora.projections` names."""
+    architecture = get_architecture(config)
+    roles = dict(zip(("query", "key", "value", "output"), architecture.attention, strict=True))
+    return LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=[roles[projection] for projection in lora.projections],
+        modules_to_save=list(architecture.head),
+    )
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """How many parameters train: adapter and head."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _load(kind: Any, model: "ModelConfig", **extra: Any) -> Any:
+    path = assets.resolve(model.name_or_path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return kind.from_pretrained(
+                path,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                **extra,
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.name_or_path={model.name_or_path}: cannot be loaded ({_first_line(error)}); a "
+            "local folder, a hub name (with network) or asset:minilm is allowed"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,125 @@
+"""What a run was and what it gave: one JSON file, replaced whole at each change, never a pickle.
+
+Beside it stand `metrics.csv`, a row a step, and `predictions.parquet`, a row an example and evaluation.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "record.json"
+METRICS_NAME = "metrics.csv"
+PREDICTIONS_NAME = "predictions.parquet"
+
+RUNNING, COMPLETED, FAILED, INTERRUPTED = "running", "completed", "failed", "interrupted"
+
+
+class RunRecord:
+    """The record of one run in `folder`, on disk from construction on.
+
+    Args:
+        folder: of the run; made if need be.
+        content: what is known at the start (config, provenance, …).
+
+    Raises:
+        FileExistsError: the folder holds a record already; records are never overwritten.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        self.folder = folder
+        self.path = folder / RECORD_NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} exists; a run needs a folder of its own")
+        self.content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": folder.name if folder.parent.name == "runs" else _joined(folder),
+            "status": RUNNING,
+            "error": None,
+            "started": now(),
+            "ended": None,
+            **content,
+        }
+        self._metrics: IO[str] | None = None
+        self._writer: Any = None
+        self._predictions: list[pd.DataFrame] = []
+        self.save()
+
+    def save(self) -> None:
+        """Replace the file on disk by what the record holds now."""
+        # NaN and infinities are not JSON, and would be made-up numbers: null.
+        text = json.dumps(_finite(self.content), indent=1, allow_nan=False)
+        write_atomically(self.path, lambda temporary: temporary.write_text(text + "\n"))
+
+    def add_step(self, row: Any) -> None:
+        """Append a dataclass as a line of `metrics.csv`; on disk when this returns."""
+        values = dataclasses.asdict(row)
+        if self._metrics is None:
+            self._metrics = (self.folder / METRICS_NAME).open("w", newline="")
+            self._writer = csv.DictWriter(self._metrics, list(values))
+            self._writer.writeheader()
+        self._writer.writerow(values)
+        self._metrics.flush()
+
+    def add_predictions(self, frame: pd.DataFrame) -> None:
+        """Add the rows of one evaluation to `predictions.parquet`."""
+        self._predictions.append(frame)
+        everything = pd.concat(self._predictions, ignore_index=True)
+        write_atomically(
+            self.folder / PREDICTIONS_NAME,
+            lambda temporary: everything.to_parquet(temporary, index=False),
+        )
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Close the record as completed, failed or interrupted."""
+        if self._metrics is not None:
+            self._metrics.close()
+        self.content.update(status=status, error=error, ended=now())
+        self.save()
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write(temporary)`, then put the file in place of `path`: whole, or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; a record is as readable as any file the user makes.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _joined(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

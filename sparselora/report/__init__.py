@@ -1,0 +1,1 @@
+"""Records → tables. Nothing here imports torch."""

@@ -1,0 +1,26 @@
+"""Ends a sweep with a table of its runs, on the terminal and as `sweep.csv`."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+
+from sparselora.report.load import load_records
+from sparselora.report.table import print_sweep, sweep_table
+
+
+class SweepTable(Callback):
+    """Hydra callback, in `conf/config.yaml`: reads the records below the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        if not folder.is_dir():
+            return
+        frame = sweep_table(load_records(folder))
+        if frame.empty:
+            return
+        path = folder / "sweep.csv"
+        frame.to_csv(path, index=False)
+        print_sweep(frame, Console(), f"{len(frame)} runs, best first; also {path}")

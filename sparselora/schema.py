@@ -1,0 +1,172 @@
+"""The typed schema of a run: one dataclass a config group, and the flat keys at the root."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from sparselora.sparse.config import SparsityConfig
+
+PROJECTIONS = ("query", "key", "value", "output")
+
+
+class Precision(Enum):
+    """`bf16` keeps frozen weights in bfloat16, trained ones in float32, and computes under autocast."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class KeepCheckpoints(Enum):
+    """`auto`: best and last of a single run, the best of each run of a sweep."""
+
+    auto = "auto"
+    all = "all"
+    best = "best"
+    none = "none"
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    """Short, for tables."""
+    name_or_path: str = MISSING
+    """A hub name, a local folder, or `asset:NAME`; with `random_init`, what gives the tokenizer."""
+    revision: str | None = None
+    """Hub revision: a branch, tag or commit."""
+    random_init: bool = False
+    """Random weights of the architecture in `init_config`: for speed only."""
+    init_config: dict[str, Any] = field(default_factory=dict)
+    """With `random_init`: `model_type` and whatever differs from that architecture's defaults."""
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    path: str = MISSING
+    """`asset:NAME`, a CSV, TSV, JSONL or Parquet file, a folder in the hub's format, a hub name."""
+    config_name: str | None = None
+    """The hub's name for a part of a data set, such as sst2 of glue."""
+    revision: str | None = None
+    text_column: str = "text"
+    pair_column: str | None = None
+    label_column: str = "label"
+    group_column: str | None = None
+    """Rows of one group stay in one split; null: equal texts do."""
+    labels: list[Any] | None = None
+    """The labels to keep, in the order of their indices; null: all that occur, sorted."""
+    drop_duplicates: bool = False
+    train_split: str = "train"
+    validation_split: str | None = None
+    """null: cut off the training split by a hash of the group."""
+    test_split: str | None = None
+    validation_fraction: float = 0.15
+    test_fraction: float = 0.15
+    max_length: int = 128
+    """Tokens; longer texts are cut."""
+
+
+@dataclass
+class ScheduleConfig:
+    name: str = MISSING
+    rule: str = MISSING
+    """uniform, ramp, or explicit (every layer named in `layer_sparsity`)."""
+
+
+@dataclass
+class EstimatorConfig:
+    name: str = MISSING
+    tokens: int | None = 128
+    """Tokens of a batch that are scored, evenly spaced over the real ones; null: all."""
+
+
+@dataclass
+class LoraSettings:
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    projections: list[str] = field(default_factory=lambda: list(PROJECTIONS))
+    """Which attention projections carry an adapter: query, key, value, output."""
+
+
+@dataclass
+class TrainConfig:
+    batch_size: int = 32
+    """Examples of one forward pass."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes of one optimizer step."""
+    max_steps: int | None = 312
+    """Optimizer steps."""
+    epochs: float | None = None
+    """Passes over the training split, in place of `max_steps`."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    lr_warmup_ratio: float = 0.06
+    """Share of the steps in which the learning rate rises from 0."""
+    max_grad_norm: float = 1.0
+    precision: Precision = Precision.fp32
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N."""
+    threads: int | None = None
+    """CPU threads of torch; null: torch's own choice."""
+    keep_checkpoints: KeepCheckpoints = KeepCheckpoints.auto
+
+
+@dataclass
+class MeasureConfig:
+    eval_every: int | None = 104
+    """Optimizer steps between evaluations on the validation split; null: only at the end."""
+    eval_batch_size: int = 128
+    test: bool = False
+    """Evaluate the best adapter on the test split too."""
+
+
+@dataclass
+class RunConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    svd_rank: int | None = None
+    ffn_sparsity: float = MISSING
+    layer_sparsity: dict[str, float] = field(default_factory=dict)
+    sparse_warmup_ratio: float = MISSING
+    seed: int = MISSING
+    tags: list[str] = field(default_factory=list)
+    """Free words that the record keeps."""
+
+    @property
+    def sparsity(self) -> SparsityConfig:
+        """The part that the sparse core takes."""
+        return SparsityConfig(
+            ffn_sparsity=self.ffn_sparsity,
+            layer_sparsity=dict(self.layer_sparsity),
+            rule=self.schedule.rule,
+            svd_rank=self.svd_rank,
+            estimator=self.estimator.name,
+            estimator_tokens=self.estimator.tokens,
+            seed=self.seed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, enums by name: what records hold."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda item: item.name))
+        return plain
+
+    def content_hash(self) -> str:
+        """SHA-256 of everything that decides the run's outcome; tags do not."""
+        content = {key: value for key, value in self.to_dict().items() if key != "tags"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, as `schema` in the defaults list of `conf/config.yaml`."""
+    ConfigStore.instance().store(name="schema", node=RunConfig, provider="sparselora", replace=True)

@@ -1,0 +1,1 @@
+"""The sparse core: estimators, selection, the sparse FFN, and the patch. Of use without Hydra."""

@@ -1,0 +1,161 @@
+"""The sparse FFN: only the kept channels of both projections are computed, forward and backward.
+
+With kept indices I, |I| = k:
+
+    z = x W1[I]ᵀ + b1[I]      (N, k)
+    y = act(z) W2[:, I]ᵀ + b2   (N, d)
+
+and, the weights being frozen, backward is two products of the same size:
+
+    dz = (dy W2[:, I]) · act'(z),   dx = dz W1[I]
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sparselora.sparse.blocks import FFNBlock
+from sparselora.sparse.selector import sample_tokens, select_ffn_channels
+
+
+def _activation_backward(activation: nn.Module, grad: Tensor, pre_activation: Tensor) -> Tensor:
+    """`grad` · act'(pre_activation), elementwise, from the pre-activation alone."""
+    approximate = _gelu_approximation(activation)
+    if approximate is not None:
+        return torch.ops.aten.gelu_backward(grad, pre_activation, approximate=approximate)
+    with torch.enable_grad():
+        variable = pre_activation.detach().requires_grad_()
+        return torch.autograd.grad(activation(variable), variable, grad)[0]
+
+
+def _gelu_approximation(activation: nn.Module) -> str | None:
+    """Which of torch's own GELUs an activation is, or None where it is neither."""
+    if isinstance(activation, nn.GELU):
+        return activation.approximate
+    # transformers' GELUActivation holds the function that it applies.
+    return "none" if getattr(activation, "act", None) is nn.functional.gelu else None
+
+
+class SparseFFNFunction(torch.autograd.Function):
+    """act(x w1ᵀ + b1) w2 + b2, saving the pre-activations and the gathered, frozen weights.
+
+    Shapes: x (N, d), w1 (k, d), b1 (k,) or None, w2 (k, d), b2 (d,) or None, result (N, d).
+    Gradients: x, b1, b2. The weights are frozen and get none.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        activation: nn.Module,
+    ) -> Tensor:
+        z = x @ w1.t() if b1 is None else torch.addmm(b1, x, w1.t())
+        a = activation(z)
+        y = a @ w2 if b2 is None else torch.addmm(b2, a, w2)
+        ctx.activation = activation
+        ctx.save_for_backward(z, w1, w2)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_y,) = grads
+        z, w1, w2 = ctx.saved_tensors
+        needs_x, _, needs_b1, _, needs_b2, _ = ctx.needs_input_grad
+        grad_x = grad_b1 = None
+        if needs_x or needs_b1:
+            grad_z = _activation_backward(ctx.activation, grad_y @ w2.t(), z)
+            grad_x = grad_z @ w1 if needs_x else None
+            grad_b1 = grad_z.sum(0) if needs_b1 else None
+        return grad_x, None, grad_b1, None, grad_y.sum(0) if needs_b2 else None, None
+
+
+class SparsityState:
+    """What the sparse blocks of one model share: the switch, and the batch in hand."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self.attention_mask: Tensor | None = None
+        self.forward_count: int | None = None
+        """Which call of the backbone is running; None where it was never called."""
+
+
+class SparseFFN:
+    """One block made sparse: chooses its channels and computes with them.
+
+    Args:
+        block: with its original modules.
+        estimator: hidden states (n, d), token weights → scores (f,).
+        kept: k, from 1 to f.
+        tokens: how many tokens are scored; None for all.
+        state: shared by the blocks of a model.
+    """
+
+    def __init__(
+        self,
+        block: FFNBlock,
+        estimator: nn.Module,
+        kept: int,
+        tokens: int | None,
+        state: SparsityState,
+    ) -> None:
+        self.block = block
+        self.estimator = estimator
+        self.kept = kept
+        self.tokens = tokens
+        self.state = state
+        self.calls = 0
+        self.channels_computed = 0
+        self._choice: tuple[int | None, Tensor] | None = None
+
+    @property
+    def realised_sparsity(self) -> float | None:
+        """Share of channels left out over the calls so far, counted in the step; None before."""
+        if not self.calls:
+            return None
+        return 1.0 - self.channels_computed / (self.calls * self.block.intermediate_size)
+
+    @torch.no_grad()
+    def select(self, hidden_states: Tensor) -> Tensor:
+        """The channels for this batch: (N, d) → (k,), sorted.
+
+        Within one call of the model the choice is made once, so that a recomputation under gradient
+        checkpointing takes the same channels.
+        """
+        count = self.state.forward_count
+        if self._choice is not None and count is not None and self._choice[0] == count:
+            return self._choice[1]
+        mask = self.state.attention_mask
+        mask = None if mask is None else mask.reshape(-1)
+        device = hidden_states.device
+        if any(buffer.device != device for buffer in self.estimator.buffers()):
+            self.estimator.to(device)
+        sample, weights = sample_tokens(hidden_states, mask, self.tokens)
+        indices = select_ffn_channels(self.estimator(sample, weights), self.kept)
+        self._choice = (count, indices)
+        return indices
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(…, d) → (…, d), without the block's dropout, which its layer applies."""
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        indices = self.select(x)
+        self.calls += 1
+        self.channels_computed += indices.numel()
+        lin1, lin2 = self.block.lin1, self.block.lin2
+        w1: Tensor = lin1.weight.index_select(0, indices)
+        b1 = None if lin1.bias is None else lin1.bias.index_select(0, indices)
+        w2 = lin2.weight.t().index_select(0, indices)
+        b2: Tensor | None = lin2.bias
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, w1, w2 = x.to(dtype), w1.to(dtype), w2.to(dtype)
+            b1 = None if b1 is None else b1.to(dtype)
+            b2 = None if b2 is None else b2.to(dtype)
+        y: Tensor = SparseFFNFunction.apply(x, w1, b1, w2, b2, self.block.activation)
+        return y.view(hidden_states.shape)

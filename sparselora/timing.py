@@ -1,0 +1,54 @@
+"""Times of optimizer steps, on the clock of the device that runs them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class StepTimer:
+    """Milliseconds between `start` and `stop`, read later so that nothing waits for the device.
+
+    On CUDA the two are events in the stream of the work; on the CPU the monotonic clock.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._start: Any = None
+        self._stop: Any = None
+
+    def start(self) -> None:
+        self._start = self._now()
+
+    def stop(self) -> None:
+        self._stop = self._now()
+
+    def milliseconds(self) -> float:
+        """Waits for the device to reach `stop` first."""
+        if self._cuda:
+            self._stop.synchronize()
+            return float(self._start.elapsed_time(self._stop))
+        return (self._stop - self._start) * 1e3
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def quantiles(milliseconds: Sequence[float]) -> dict[str, float | int | None]:
+    """How many, and the 10th, 50th and 90th percentile and the mean, in ms; null where none."""
+    if not milliseconds:
+        return {"steps": 0, "p10": None, "p50": None, "p90": None, "mean": None}
+    low, middle, high = np.quantile(milliseconds, [0.1, 0.5, 0.9]).tolist()
+    return {
+        "steps": len(milliseconds),
+        "p10": low,
+        "p50": middle,
+        "p90": high,
+        "mean": float(np.mean(milliseconds)),
+    }
