@@ -139,7 +139,9 @@ def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded: Any = datasets.load_from_disk(str(path))
         else:
-            loaded = datasets.load_dataset(config.path, config.name, revision=config.revision)
+            loaded = datasets.load_dataset(
+                config.path, config.config_name, revision=config.revision
+            )
     except Exception as error:  # the hub's client raises many kinds, all meaning the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from sparselora.sparse.config import SparsityConfig
 
@@ -169,4 +169,8 @@ class RunConfig:
 
 def register_schema() -> None:
     """Make the schema known to Hydra, as `schema` in the defaults list of `conf/config.yaml`."""
-    ConfigStore.instance().store(name="schema", node=RunConfig, provider="sparselora", replace=True)
+    node = OmegaConf.structured(RunConfig)
+    # The keys of these two are the user's own, so that `layer_sparsity={layer.0: 0.4}` needs no `+`.
+    for free in (node.layer_sparsity, node.model.init_config):
+        OmegaConf.set_struct(free, False)
+    ConfigStore.instance().store(name="schema", node=node, provider="sparselora", replace=True)

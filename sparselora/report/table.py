@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 _COLUMNS = {
@@ -44,7 +45,7 @@ def sweep_table(records: pd.DataFrame) -> pd.DataFrame:
 
 def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
     """A row a run; columns that hold nothing are left out."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     columns = [name for name in _COLUMNS if frame[name].notna().any()]
     for name in columns:
         text = name in ("label", "status", "folder")
@@ -59,13 +60,15 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
 
 
 def _cell(value: Any, form: str) -> str:
-    return "–" if pd.isna(value) else form.format(value)
+    return "–" if pd.isna(value) else escape(form.format(value))
 
 
 def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     """What one finished run gave."""
     metrics, times = content["metrics"], content["step_time_ms"]
-    table = Table(title=f"{content['label']}, seed {content['config']['seed']}", show_header=False)
+    table = Table(
+        title=f"{escape(content['label'])}, seed {content['config']['seed']}", show_header=False
+    )
     table.add_column(style="bold")
     table.add_column()
     final, best = metrics["validation"], metrics["best_validation"]
@@ -96,7 +99,7 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     table.add_row(
         "peak memory", "not told by this system" if memory is None else f"{memory:,.0f} MB"
     )
-    table.add_row("record", path)
+    table.add_row("record", escape(path))
     console.print(table)
     if content["config"]["model"]["random_init"]:
         console.print("Random weights: the speed is real, the accuracy means nothing.")

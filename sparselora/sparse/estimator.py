@@ -35,7 +35,10 @@ class SVDSparsityEstimator(nn.Module):
         if not 1 <= rank <= min(weight.shape):
             raise ValueError(f"rank={rank}: from 1 to {min(weight.shape)} is possible")
         self.rank = rank
-        left, singular, right = torch.linalg.svd(weight.detach().float(), full_matrices=False)
+        left, singular, right = torch.linalg.svd(
+            weight.detach().to(torch.promote_types(weight.dtype, torch.float32)),
+            full_matrices=False,
+        )
         self.register_buffer("down", right[:rank].to(weight.dtype).contiguous())  # (r, d)
         scaled = left[:, :rank] * singular[:rank]
         self.register_buffer("up", scaled.to(weight.dtype).contiguous())  # (f, r)
@@ -65,11 +68,12 @@ class FFNEstimator(nn.Module):
         self.activation = activation
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
-        """(n, d), (n, 1) or None → (f,), float32."""
+        """(n, d), (n, 1) or None → (f,), at least float32."""
         activations = self.activation(self.lin1(hidden_states))
         if token_weights is not None:
             activations = activations * token_weights
-        return torch.linalg.vector_norm(activations, dim=0, dtype=torch.float32)
+        dtype = torch.promote_types(activations.dtype, torch.float32)
+        return torch.linalg.vector_norm(activations, dim=0, dtype=dtype)
 
 
 class RandomEstimator(nn.Module):

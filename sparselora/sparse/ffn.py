@@ -115,6 +115,11 @@ class SparseFFN:
         self._choice: tuple[int | None, Tensor] | None = None
 
     @property
+    def chosen(self) -> Tensor | None:
+        """The channels of the last sparse call, (k,), sorted; None before the first."""
+        return None if self._choice is None else self._choice[1]
+
+    @property
     def realised_sparsity(self) -> float | None:
         """Share of channels left out over the calls so far, counted in the step; None before."""
         if not self.calls:

@@ -1,0 +1,231 @@
+"""Tiny models, and the same in the hub's own format on disk. Nothing here needs a network."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+
+from sparselora import run as run_module
+from sparselora.sparse.blocks import ARCHITECTURES
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TINY: dict[str, dict[str, Any]] = {
+    # Odd widths on purpose; f < 512, so widths are not rounded to 16.
+    "bert": {
+        "hidden_size": 24,
+        "intermediate_size": 37,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": 60,
+        "max_position_embeddings": 40,
+    },
+    "distilbert": {
+        "dim": 24,
+        "hidden_dim": 37,
+        "n_layers": 3,
+        "n_heads": 4,
+        "vocab_size": 60,
+        "max_position_embeddings": 40,
+    },
+}
+
+
+def tiny_model(model_type: str, dropout: float = 0.0, **changes: Any) -> PeftModel:
+    """A seeded tiny classifier with LoRA on its attention; LoRA's B is not zero, as after training."""
+    torch.manual_seed(0)
+    names = {
+        "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
+    }[model_type]
+    settings = TINY[model_type] | dict.fromkeys(names, dropout) | changes
+    config = transformers.AutoConfig.for_model(model_type, **settings, num_labels=3)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    row = ARCHITECTURES[model_type]
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=4,
+            lora_dropout=dropout,
+            target_modules=list(row.attention),
+            modules_to_save=list(row.head),
+            init_lora_weights=False,
+        ),
+    )
+    return adapted.train()
+
+
+def tiny_batch(rows: int = 4, length: int = 9, padded: bool = True) -> dict[str, torch.Tensor]:
+    """Token ids with ragged padding on the right, and labels."""
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(5, 60, (rows, length), generator=generator)
+    mask = torch.ones(rows, length, dtype=torch.long)
+    if padded:
+        for row in range(rows):
+            mask[row, length - row % 4 :] = 0
+    return {
+        "input_ids": input_ids * mask,
+        "attention_mask": mask,
+        "labels": torch.arange(rows) % 3,
+    }
+
+
+WORDS = [
+    "good",
+    "fine",
+    "great",
+    "warm",
+    "bright",
+    "bad",
+    "poor",
+    "cold",
+    "dull",
+    "grim",
+    "a",
+    "the",
+    "film",
+    "story",
+    "and",
+    "of",
+    "is",
+    "was",
+]
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT of six layers with its tokenizer, as `save_pretrained` leaves it."""
+    folder = tmp_path_factory.mktemp("hub") / "tiny-bert"
+    folder.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**(TINY["bert"] | {"num_hidden_layers": 6}))
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def sentences(rows: int) -> pd.DataFrame:
+    """Short sentences whose label is the kind of their adjectives; six films."""
+    generator = torch.Generator().manual_seed(2)
+    lines = []
+    for index in range(rows):
+        first = 0 if index % 2 else 5
+        words = torch.randint(first, first + 5, (3,), generator=generator).tolist()
+        filler = torch.randint(10, len(WORDS), (1 + index % 6,), generator=generator).tolist()
+        lines.append(" ".join(WORDS[word] for word in [*filler, *words]))
+    return pd.DataFrame(
+        {
+            "sentence": lines,
+            "kind": ["up" if index % 2 else "down" for index in range(rows)],
+            "film": [f"film {index % 30}" for index in range(rows)],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 240 labelled sentences."""
+    path = tmp_path_factory.mktemp("data") / "lines.csv"
+    sentences(240).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def tiny_overrides(hub_folder: Path, table_file: Path) -> list[str]:
+    """What makes a run tiny: model, data and budget."""
+    return [
+        "model.name=tiny",
+        f"model.name_or_path={hub_folder}",
+        "data=table",
+        f"data.path={table_file}",
+        "data.text_column=sentence",
+        "data.label_column=kind",
+        "data.group_column=film",
+        "train.batch_size=8",
+        "train.max_steps=10",
+        "measure.eval_every=5",
+        "train.threads=1",
+    ]
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run a module of the package as a user would, from an empty folder."""
+
+    def run(*arguments: str, module: str = "sparselora.run", **environment: str) -> Any:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+    return run
+
+
+@dataclass
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def message(self) -> list[str]:
+        """The lines on standard error, progress bars left out."""
+        lines = re.split(r"[\r\n]+", self.err)
+        return [
+            line for line in lines if line.strip() and "step/s" not in line and "?it" not in line
+        ]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every record below the folder, in the order of their paths."""
+        return [json.loads(path.read_text()) for path in sorted(self.folder.rglob("record.json"))]
+
+
+@pytest.fixture
+def invoke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """`sparselora.run.main` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments: str) -> Outcome:
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "argv", ["sparselora", *arguments])
+        capfd.readouterr()
+        try:
+            code = run_module.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            os.environ["HYDRA_FULL_ERROR"] = "0"
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err, tmp_path)
+
+    return run

@@ -1,0 +1,169 @@
+import copy
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from sparselora import SparsityConfig, sparsify
+from sparselora.errors import UserError
+from sparselora.sparse.blocks import find_blocks
+from tests.conftest import tiny_batch, tiny_model
+
+CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
+ARCHITECTURES = ["bert", "distilbert"]
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_remove_is_an_exact_inverse(model_type: str) -> None:
+    # An earlier implementation patched PEFT's classes process-wide and never restored them.
+    model = tiny_model(model_type)
+    forwards = {
+        kind: kind.forward
+        for kind in (nn.Linear, peft.tuners.lora.Linear, nn.Module, transformers.BertModel)
+    }
+    modules = dict(model.named_modules())
+    strides = {name: p.stride() for name, p in model.named_parameters()}
+    batch = tiny_batch()
+    before = model(**batch).logits
+    handle = sparsify(model, CONFIG)
+    assert not torch.equal(model(**batch).logits, before)
+    handle.remove()
+    handle.remove()
+    after = dict(model.named_modules())
+    assert after.keys() == modules.keys()
+    assert all(after[name] is module for name, module in modules.items())
+    assert strides == {name: p.stride() for name, p in model.named_parameters()}
+    assert torch.equal(model(**batch).logits, before)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(kind.forward is forward for kind, forward in forwards.items())
+    with pytest.raises(RuntimeError, match="sparsify"):
+        handle.enable()
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_names_and_parameters_are_those_of_the_dense_model(model_type: str) -> None:
+    model = tiny_model(model_type)
+    parameters = {name: id(p) for name, p in model.named_parameters()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sparsify(model, CONFIG)
+    assert parameters == {name: id(p) for name, p in model.named_parameters()}
+    patched = model.state_dict()
+    assert patched.keys() == state.keys()
+    assert all(torch.equal(patched[name], tensor) for name, tensor in state.items())
+    model.load_state_dict(state)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_evaluation_is_dense(model_type: str) -> None:
+    # An earlier implementation left sparsity on while evaluating.
+    model = tiny_model(model_type)
+    batch = tiny_batch()
+    expected = copy.deepcopy(model).eval()(**batch).logits
+    handle = sparsify(model, CONFIG)
+    model.eval()
+    torch.testing.assert_close(model(**batch).logits, expected)
+    assert all(row.realised_sparsity is None for row in handle.report())
+    model.train()
+    assert not torch.allclose(model(**batch).logits, expected)
+    with handle.dense():
+        torch.testing.assert_close(model(**batch).logits, expected)
+    assert handle.enabled
+    handle.disable()
+    torch.testing.assert_close(model(**batch).logits, expected)
+
+
+def test_padding_does_not_change_the_choice() -> None:
+    batch = tiny_batch(rows=3, length=6, padded=False)
+    longer = {
+        "input_ids": nn.functional.pad(batch["input_ids"], (0, 9)),
+        "attention_mask": nn.functional.pad(batch["attention_mask"], (0, 9)),
+        "labels": batch["labels"],
+    }
+    for tokens in (None, 7):
+        model = tiny_model("bert")
+        config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=tokens)
+        handle = sparsify(model, config)
+        choices = []
+        for inputs in (batch, longer):
+            model(**inputs)
+            choices.append([ffn.chosen.tolist() for ffn in handle._sparse.values()])
+        assert choices[0] == choices[1]
+
+
+def test_report_counts_in_the_step() -> None:
+    model = tiny_model("bert")
+    handle = sparsify(
+        model,
+        SparsityConfig(svd_rank=3, ffn_sparsity=0.6, layer_sparsity={"layer.0": 0.0}),
+    )
+    assert handle.report()[1].realised_sparsity is None
+    for _ in range(3):
+        model(**tiny_batch())
+    rows = handle.report()
+    assert [row.name for row in rows] == ["layer.0", "layer.1", "layer.2"]
+    assert [row.kept for row in rows] == [37, 15, 15]
+    assert rows[0].realised_sparsity == 0.0
+    assert rows[1].realised_sparsity == pytest.approx(1 - 15 / 37)
+    # A call that computed another width would show in the count.
+    handle._sparse["layer.1"].kept = 37
+    model(**tiny_batch())
+    assert handle.report()[1].realised_sparsity == pytest.approx(1 - (3 * 15 + 37) / (4 * 37))
+
+
+def test_a_dense_layer_is_left_untouched() -> None:
+    model = tiny_model("bert")
+    layer = model.get_base_model().bert.encoder.layer[0]
+    before = (layer.intermediate.dense, layer.output.dense)
+    sparsify(model, SparsityConfig(ffn_sparsity=0.6, svd_rank=3, layer_sparsity={"layer.0": 0.0}))
+    assert (layer.intermediate.dense, layer.output.dense) == before
+
+
+def test_two_models_do_not_disturb_each_other() -> None:
+    one, two = tiny_model("bert"), tiny_model("bert")
+    batch = tiny_batch()
+    expected = two(**batch).logits
+    first = sparsify(one, CONFIG)
+    assert torch.equal(two(**batch).logits, expected)
+    second = sparsify(two, CONFIG)
+    first.disable()
+    assert second.enabled
+    torch.testing.assert_close(one(**batch).logits, expected)
+    assert not torch.allclose(two(**batch).logits, expected)
+
+
+def test_what_cannot_be_sliced_is_refused() -> None:
+    model = tiny_model("bert")
+    sparsify(model, CONFIG)
+    with pytest.raises(UserError, match="not yet patched"):
+        sparsify(model, CONFIG)
+    plain = transformers.BertForSequenceClassification(tiny_model("bert").get_base_model().config)
+    with pytest.raises(UserError, match=r"weight trains.*get_peft_model"):
+        sparsify(plain, CONFIG)
+    with pytest.raises(UserError, match="chunk_size_feed_forward=2"):
+        sparsify(tiny_model("bert", chunk_size_feed_forward=2), CONFIG)
+    with pytest.raises(UserError, match="svd_rank=30"):
+        sparsify(tiny_model("bert"), SparsityConfig(svd_rank=30))
+
+
+def test_unknown_architecture_lists_the_known() -> None:
+    config = transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=20)
+    with pytest.raises(UserError, match=r"'gpt2'.*bert, distilbert.*ARCHITECTURES"):
+        sparsify(transformers.GPT2LMHeadModel(config), CONFIG)
+
+
+def test_patched_model_moves_and_copies_with_its_parameters() -> None:
+    model = tiny_model("distilbert")
+    sparsify(model, CONFIG)
+    model.double()
+    assert all(block.lin2.weight.dtype == torch.float64 for block in find_unpatched(model))
+
+
+def find_unpatched(model: nn.Module) -> list:
+    handle_free = copy.deepcopy(model)
+    for module in list(handle_free.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "_original"):
+                setattr(module, name, child._original[0])
+    return find_blocks(handle_free)
