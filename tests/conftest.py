@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
 from sparselora import run as run_module
 from sparselora.sparse.blocks import ARCHITECTURES
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TINY: dict[str, dict[str, Any]] = {
     # Odd widths on purpose; f < 512, so widths are not rounded to 16.
@@ -162,27 +159,6 @@ def tiny_overrides(hub_folder: Path, table_file: Path) -> list[str]:
         "measure.eval_every=5",
         "train.threads=1",
     ]
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Run a module of the package as a user would, from an empty folder."""
-
-    def run(*arguments: str, module: str = "sparselora.run", **environment: str) -> Any:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-
-    return run
 
 
 @dataclass

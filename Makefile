@@ -1,0 +1,34 @@
+# Thin names for the project's commands; each line can be typed as it stands.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: help install run test test-all check bench
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: ## Make $(VENV) and install the package with its development tools into it
+	$(PYTHON) -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+
+run: install ## Fine-tune the embedded model on the embedded data
+	$(BIN)/python -m sparselora.run
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest
+
+check: install ## Lint, format, types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: install ## Time the sparse step beside the dense one, interleaved
+	$(BIN)/python benchmarks/step.py
+
+test-all: ## Run the tests on each of Python 3.11, 3.12, 3.13 that is there
+	@for version in 3.11 3.12 3.13; do \
+	  if python$$version --version >/dev/null 2>&1; then \
+	    echo "== Python $$version"; \
+	    python$$version -m venv .venvs/$$version \
+	    && .venvs/$$version/bin/pip install -q -c constraints.txt -e '.[dev]' \
+	    && .venvs/$$version/bin/python -m pytest -q || exit 1; \
+	  else echo "== Python $$version is not here"; fi; \
+	done

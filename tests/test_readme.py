@@ -1,0 +1,87 @@
+"""Every command and every snippet of the README, with a small budget."""
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparselora.paths import PACKAGE
+from sparselora.report.__main__ import main as report_main
+from tests.conftest import Outcome, sentences
+
+README = (PACKAGE.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)[2:]
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.splitlines()
+    if line.startswith("python -m")
+]
+SNIPPETS = [block for language, block in BLOCKS if language == "python"]
+
+
+def small(arguments: list[str], hub_folder: Path) -> list[str]:
+    """The command as it stands, on a tiny model and a few steps where it does not say otherwise."""
+    given = {argument.split("=")[0] for argument in arguments}
+    extra = {"train.max_steps": "3", "measure.eval_every": "null", "train.threads": "1"}
+    if not given & {"model", "model.name_or_path"}:
+        extra |= {"model.name": "tiny", "model.name_or_path": str(hub_folder)}
+    if "data" not in given:
+        extra |= {
+            "data": "table",
+            "data.path": "my.csv",
+            "data.text_column": "sentence",
+            "data.label_column": "kind",
+        }
+    return [*arguments, *(f"{key}={value}" for key, value in extra.items() if key not in given)]
+
+
+def test_there_are_commands_and_snippets() -> None:
+    assert len(COMMANDS) >= 10
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_command(
+    invoke: Callable[..., Outcome], hub_folder: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    sentences(240).assign(second="a line").to_csv(tmp_path / "my.csv", index=False)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "model").symlink_to(hub_folder)
+    module, *rest = arguments
+    if module == "sparselora.report":
+        assert invoke(*small([], hub_folder)).code == 0
+        assert report_main(rest) == 0
+        return
+    assert module == "sparselora.run"
+    if "--help" in rest:
+        with pytest.raises(SystemExit) as exited:
+            invoke(*rest)
+        assert exited.value.code == 0
+        return
+    outcome = invoke(*small(rest, hub_folder))
+    if "model=distilbert" in rest:  # from the hub, which no test may need
+        assert outcome.code == 2
+        assert outcome.message[-1].startswith("error: model.name_or_path=distilbert/")
+        return
+    assert outcome.code == 0, outcome.err
+    assert all(record["status"] == "completed" for record in outcome.records())
+    assert len(outcome.records()) == (6 if "-m" in rest else 1)
+
+
+def test_prediction_snippet(invoke: Callable[..., Outcome], hub_folder: Path) -> None:
+    # `invoke` has made an empty folder the working one.
+    sentences(240).to_csv("my.csv", index=False)
+    assert invoke(*small([], hub_folder)).code == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(SNIPPETS[0], "README.md", "exec"), {})
+    assert re.fullmatch(r"\['(up|down)', '(up|down)'\]\n", printed.getvalue())
+
+
+def test_library_snippet() -> None:
+    exec(compile(SNIPPETS[1], "README.md", "exec"), {})
