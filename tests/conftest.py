@@ -37,6 +37,17 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": 60,
         "max_position_embeddings": 40,
     },
+    "llama": {
+        "hidden_size": 24,
+        "intermediate_size": 37,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 60,
+        "max_position_embeddings": 40,
+        "mlp_bias": True,
+        "pad_token_id": 0,
+    },
 }
 
 
@@ -46,6 +57,7 @@ def tiny_model(model_type: str, dropout: float = 0.0, **changes: Any) -> PeftMod
     names = {
         "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
         "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
+        "llama": ("attention_dropout",),
     }[model_type]
     settings = TINY[model_type] | dict.fromkeys(names, dropout) | changes
     config = transformers.AutoConfig.for_model(model_type, **settings, num_labels=3)

@@ -1,7 +1,8 @@
 """Finds the FFN blocks of a model: a table by architecture, one row each.
 
-Every block is read as lin1 → activation → lin2. With d = hidden_size and f = intermediate_size,
-lin1 is (f, d) and lin2 is (d, f).
+Every block is read as lin1 → activation → lin2, or, where it has a gate, as
+lin2(activation(gate(x)) · lin1(x)). With d = hidden_size and f = intermediate_size, lin1 and the gate
+are (f, d) and lin2 is (d, f).
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ class Architecture:
     """First linear map of the FFN, below a layer; likewise the next two."""
     activation: str
     lin2: str
+    gate: str | None
+    """The gate's linear map, where there is one."""
+    whole: str | None
+    """A module that computes lin1 to lin2 and nothing else, where there is one: it is swapped whole."""
     attention: tuple[str, ...]
     """The attention projections, below a layer: query, key, value, output."""
     head: tuple[str, ...]
@@ -37,6 +42,8 @@ _BERT = Architecture(
     lin1="intermediate.dense",
     activation="intermediate.intermediate_act_fn",
     lin2="output.dense",
+    gate=None,
+    whole=None,
     attention=(
         "attention.self.query",
         "attention.self.key",
@@ -44,6 +51,23 @@ _BERT = Architecture(
         "attention.output.dense",
     ),
     head=("classifier",),
+    intermediate_size="intermediate_size",
+)
+
+_LLAMA = Architecture(
+    layers="layers",
+    lin1="mlp.up_proj",
+    activation="mlp.act_fn",
+    lin2="mlp.down_proj",
+    gate="mlp.gate_proj",
+    whole="mlp",
+    attention=(
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+    ),
+    head=("score",),
     intermediate_size="intermediate_size",
 )
 
@@ -55,6 +79,8 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             lin1="ffn.lin1",
             activation="ffn.activation",
             lin2="ffn.lin2",
+            gate=None,
+            whole=None,  # its FFN module applies dropout as well
             attention=(
                 "attention.q_lin",
                 "attention.k_lin",
@@ -64,6 +90,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             head=("pre_classifier", "classifier"),
             intermediate_size="hidden_dim",
         ),
+        "llama": _LLAMA,
     }
 )
 
@@ -88,6 +115,7 @@ class FFNBlock:
     lin1: nn.Linear
     activation: nn.Module
     lin2: nn.Linear
+    gate: nn.Linear | None
 
     @property
     def hidden_size(self) -> int:
@@ -147,29 +175,32 @@ def find_blocks(model: nn.Module) -> list[FFNBlock]:
     blocks = []
     layers = backbone.get_submodule(architecture.layers)
     for index, layer in enumerate(layers.children()):
-        lin1, lin2 = layer.get_submodule(architecture.lin1), layer.get_submodule(architecture.lin2)
-        for path, linear in ((architecture.lin1, lin1), (architecture.lin2, lin2)):
-            where = f"layer.{index}.{path}"
-            if type(linear) is not nn.Linear:
-                raise UserError(
-                    f"model: {where} is a {type(linear).__name__}; a plain nn.Linear is allowed "
-                    "(no adapter on the FFN, not yet patched)"
-                )
-            if linear.weight.requires_grad:
-                raise UserError(
-                    f"model: {where}.weight trains; only frozen FFN weights can be left out "
-                    "(wrap the model with peft.get_peft_model first)"
-                )
-        assert isinstance(lin1, nn.Linear)
-        assert isinstance(lin2, nn.Linear)
+        gate = architecture.gate
         blocks.append(
             FFNBlock(
                 name=f"layer.{index}",
                 layer=layer,
                 architecture=architecture,
-                lin1=lin1,
+                lin1=_frozen_linear(layer, architecture.lin1, index),
                 activation=layer.get_submodule(architecture.activation),
-                lin2=lin2,
+                lin2=_frozen_linear(layer, architecture.lin2, index),
+                gate=None if gate is None else _frozen_linear(layer, gate, index),
             )
         )
     return blocks
+
+
+def _frozen_linear(layer: nn.Module, path: str, index: int) -> nn.Linear:
+    linear = layer.get_submodule(path)
+    where = f"layer.{index}.{path}"
+    if type(linear) is not nn.Linear:
+        raise UserError(
+            f"model: {where} is a {type(linear).__name__}; a plain nn.Linear, without an adapter, "
+            "is allowed in the FFN"
+        )
+    if linear.weight.requires_grad:
+        raise UserError(
+            f"model: {where}.weight trains; only frozen FFN weights can be left out "
+            "(wrap the model with peft.get_peft_model first)"
+        )
+    return linear

@@ -55,21 +55,33 @@ class SVDSparsityEstimator(nn.Module):
 class FFNEstimator(nn.Module):
     """Scores of an FFN block's channels: ‖act(estimate of lin1)‖₂ over the tokens.
 
-    The activation is the block's own: a GELU block is scored by |gelu(z)|.
+    The activation is the block's own: a GELU block is scored by |gelu(z)|, and one with a gate by
+    |act(estimate of the gate) · estimate of lin1|.
 
     Args:
         lin1: estimate of the first linear map.
         activation: of the block; elementwise.
+        gate: estimate of the gate, where there is one.
     """
 
-    def __init__(self, lin1: SVDSparsityEstimator, activation: nn.Module) -> None:
+    def __init__(
+        self,
+        lin1: SVDSparsityEstimator,
+        activation: nn.Module,
+        gate: SVDSparsityEstimator | None = None,
+    ) -> None:
         super().__init__()
         self.lin1 = lin1
         self.activation = activation
+        self.gate = gate
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
         """(n, d), (n, 1) or None → (f,), at least float32."""
-        activations = self.activation(self.lin1(hidden_states))
+        activations = self.lin1(hidden_states)
+        if self.gate is None:
+            activations = self.activation(activations)
+        else:
+            activations = self.activation(self.gate(hidden_states)) * activations
         if token_weights is not None:
             activations = activations * token_weights
         dtype = torch.promote_types(activations.dtype, torch.float32)
@@ -94,11 +106,15 @@ class RandomEstimator(nn.Module):
 
 
 def svd_estimator(block: FFNBlock, config: SparsityConfig) -> FFNEstimator:
-    """The paper's: truncated SVD of lin1 at `svd_rank`, bias kept."""
+    """The paper's: truncated SVD of lin1, and of the gate, at `svd_rank`, bias kept."""
     config.check_rank(block.hidden_size, block.intermediate_size)
     assert config.svd_rank is not None
-    lin1 = SVDSparsityEstimator(block.lin1.weight, block.lin1.bias, config.svd_rank)
-    return FFNEstimator(lin1, block.activation)
+    lin1, gate = block.lin1, block.gate
+    return FFNEstimator(
+        SVDSparsityEstimator(lin1.weight, lin1.bias, config.svd_rank),
+        block.activation,
+        None if gate is None else SVDSparsityEstimator(gate.weight, gate.bias, config.svd_rank),
+    )
 
 
 def random_estimator(block: FFNBlock, config: SparsityConfig) -> RandomEstimator:

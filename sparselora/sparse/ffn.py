@@ -8,6 +8,9 @@ With kept indices I, |I| = k:
 and, the weights being frozen, backward is two products of the same size:
 
     dz = (dy W2[:, I]) · act'(z),   dx = dz W1[I]
+
+Where the block has a gate Wg, act(z) becomes act(g) · z with g = x Wg[I]ᵀ + bg[I], and its gradient
+goes to x through both maps.
 """
 
 from typing import Any
@@ -41,8 +44,10 @@ def _gelu_approximation(activation: nn.Module) -> str | None:
 class SparseFFNFunction(torch.autograd.Function):
     """act(x w1ᵀ + b1) w2 + b2, saving the pre-activations and the gathered, frozen weights.
 
-    Shapes: x (N, d), w1 (k, d), b1 (k,) or None, w2 (k, d), b2 (d,) or None, result (N, d).
-    Gradients: x, b1, b2. The weights are frozen and get none.
+    With a gate, (act(x wgᵀ + bg) · (x w1ᵀ + b1)) w2 + b2.
+
+    Shapes: x (N, d); w1, wg, w2 (k, d); b1, bg (k,); b2 (d,); result (N, d). Biases may be None, and so
+    may wg. Gradients: x, b1, bg, b2. The weights are frozen and get none.
     """
 
     @staticmethod
@@ -54,26 +59,37 @@ class SparseFFNFunction(torch.autograd.Function):
         w2: Tensor,
         b2: Tensor | None,
         activation: nn.Module,
+        wg: Tensor | None = None,
+        bg: Tensor | None = None,
     ) -> Tensor:
-        z = x @ w1.t() if b1 is None else torch.addmm(b1, x, w1.t())
-        a = activation(z)
+        z = nn.functional.linear(x, w1, b1)
+        g = None if wg is None else nn.functional.linear(x, wg, bg)
+        a = activation(z) if g is None else activation(g) * z
         y = a @ w2 if b2 is None else torch.addmm(b2, a, w2)
         ctx.activation = activation
-        ctx.save_for_backward(z, w1, w2)
+        ctx.save_for_backward(z, w1, w2, g, wg)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_y,) = grads
-        z, w1, w2 = ctx.saved_tensors
-        needs_x, _, needs_b1, _, needs_b2, _ = ctx.needs_input_grad
-        grad_x = grad_b1 = None
-        if needs_x or needs_b1:
-            grad_z = _activation_backward(ctx.activation, grad_y @ w2.t(), z)
-            grad_x = grad_z @ w1 if needs_x else None
+        z, w1, w2, g, wg = ctx.saved_tensors
+        needs_x, _, needs_b1, _, needs_b2, _, _, needs_bg = ctx.needs_input_grad
+        grad_x = grad_b1 = grad_bg = None
+        if needs_x or needs_b1 or needs_bg:
+            grad_a = grad_y @ w2.t()
+            if g is None:
+                grad_z = _activation_backward(ctx.activation, grad_a, z)
+                grad_x = grad_z @ w1 if needs_x else None
+            else:
+                grad_g = _activation_backward(ctx.activation, grad_a * z, g)
+                grad_z = grad_a * ctx.activation(g)
+                grad_x = torch.addmm(grad_z @ w1, grad_g, wg) if needs_x else None
+                grad_bg = grad_g.sum(0) if needs_bg else None
             grad_b1 = grad_z.sum(0) if needs_b1 else None
-        return grad_x, None, grad_b1, None, grad_y.sum(0) if needs_b2 else None, None
+        grad_b2 = grad_y.sum(0) if needs_b2 else None
+        return grad_x, None, grad_b1, None, grad_b2, None, None, grad_bg
 
 
 class SparsityState:
@@ -152,15 +168,21 @@ class SparseFFN:
         indices = self.select(x)
         self.calls += 1
         self.channels_computed += indices.numel()
-        lin1, lin2 = self.block.lin1, self.block.lin2
-        w1: Tensor = lin1.weight.index_select(0, indices)
-        b1 = None if lin1.bias is None else lin1.bias.index_select(0, indices)
+        lin2, gate = self.block.lin2, self.block.gate
+        w1, b1 = _rows(self.block.lin1, indices)
         w2 = lin2.weight.t().index_select(0, indices)
         b2: Tensor | None = lin2.bias
+        wg, bg = (None, None) if gate is None else _rows(gate, indices)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, w1, w2 = x.to(dtype), w1.to(dtype), w2.to(dtype)
-            b1 = None if b1 is None else b1.to(dtype)
-            b2 = None if b2 is None else b2.to(dtype)
-        y: Tensor = SparseFFNFunction.apply(x, w1, b1, w2, b2, self.block.activation)
+            b1, b2, wg, bg = (
+                None if tensor is None else tensor.to(dtype) for tensor in (b1, b2, wg, bg)
+            )
+        y: Tensor = SparseFFNFunction.apply(x, w1, b1, w2, b2, self.block.activation, wg, bg)
         return y.view(hidden_states.shape)
+
+
+def _rows(linear: nn.Linear, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    bias = None if linear.bias is None else linear.bias.index_select(0, indices)
+    return linear.weight.index_select(0, indices), bias

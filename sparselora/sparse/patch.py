@@ -1,7 +1,8 @@
 """Makes a model sparse while it trains, and takes it back exactly.
 
-Three module instances a block are swapped for stand-ins: lin1 and the activation hand their input
-through, and lin2 computes the whole block sparsely. A stand-in shares the parameters of what it stands
+A block that is a module of its own is swapped for a stand-in that computes it sparsely. Elsewhere three
+module instances are: lin1 and the activation hand their input through, and lin2 computes the whole block
+sparsely. A stand-in shares the parameters of what it stands
 for, so names, state dict and optimizer see no difference. No class is touched.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparselora.errors import UserError
 from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_backbone
 from sparselora.sparse.config import SparsityConfig
@@ -58,7 +60,7 @@ class PassThrough(StandIn):
 
 
 class SparseOutput(StandIn):
-    """For lin2: the whole block from the block's input, while sparse."""
+    """For lin2, or the block as a module: the whole block from the block's input, while sparse."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.active:
@@ -89,6 +91,7 @@ class SparsityHandle:
         self._sparse = sparse
         self.state = next(iter(sparse.values())).state if sparse else SparsityState()
         self._removed = False
+        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for ffn in sparse.values():
             self._swap_in(ffn)
         backbone = get_backbone(model)
@@ -149,23 +152,26 @@ class SparsityHandle:
             return
         self.disable()
         self._hook.remove()
+        for layer, path, original in self._swapped:
+            layer.set_submodule(path, original)
         for ffn in self._sparse.values():
-            block, rows = ffn.block, ffn.block.architecture
-            block.layer.set_submodule(rows.lin1, block.lin1)
-            block.layer.set_submodule(rows.activation, block.activation)
-            block.layer.set_submodule(rows.lin2, block.lin2)
-            block.lin2.weight.data = block.lin2.weight.data.contiguous()
+            lin2 = ffn.block.lin2
+            lin2.weight.data = lin2.weight.data.contiguous()
         self._removed = True
 
-    @staticmethod
-    def _swap_in(ffn: SparseFFN) -> None:
-        block, rows = ffn.block, ffn.block.architecture
-        # The columns of lin2 become rows in memory, so that both gathers read whole rows. The
+    def _swap_in(self, ffn: SparseFFN) -> None:
+        block, row = ffn.block, ffn.block.architecture
+        # The columns of lin2 become rows in memory, so that all gathers read whole rows. The
         # parameter keeps its shape (d, f) and its values; only the strides change.
         block.lin2.weight.data = block.lin2.weight.data.t().contiguous().t()
-        block.layer.set_submodule(rows.lin1, PassThrough(block.lin1, ffn))
-        block.layer.set_submodule(rows.activation, PassThrough(block.activation, ffn))
-        block.layer.set_submodule(rows.lin2, SparseOutput(block.lin2, ffn))
+        if row.whole is not None:
+            sites: dict[str, type[StandIn]] = {row.whole: SparseOutput}
+        else:
+            sites = {row.lin1: PassThrough, row.activation: PassThrough, row.lin2: SparseOutput}
+        for path, kind in sites.items():
+            original = block.layer.get_submodule(path)
+            self._swapped.append((block.layer, path, original))
+            block.layer.set_submodule(path, kind(original, ffn))
 
 
 def sparsify(model: nn.Module, config: SparsityConfig) -> SparsityHandle:
@@ -179,8 +185,10 @@ def sparsify(model: nn.Module, config: SparsityConfig) -> SparsityHandle:
 
     Raises:
         UserError: unknown architecture, a rank or a layer pattern that does not fit the model, FFN
-            weights that train or that carry an adapter.
+            weights that train or that carry an adapter, a model that is sparse already.
     """
+    if any(isinstance(module, StandIn) for module in model.modules()):
+        raise UserError("model: sparse already; call remove() on its handle first")
     blocks = find_blocks(model)
     for block in blocks:
         config.check_rank(block.hidden_size, block.intermediate_size)

@@ -32,7 +32,7 @@ def test_rank_out_of_range(rank: int) -> None:
         SVDSparsityEstimator(torch.randn(37, 24), None, rank)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "llama"])
 def test_rank_reaches_factors_and_scores(model_type: str) -> None:
     # An earlier implementation never passed the configured rank on: it was always 8.
     model = tiny_model(model_type)

@@ -14,7 +14,7 @@ from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.ffn import SparseFFNFunction
 from tests.conftest import tiny_batch, tiny_model
 
-ARCHITECTURES = ["bert", "distilbert"]
+ARCHITECTURES = ["bert", "distilbert", "llama"]
 
 
 def gradients(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -63,6 +63,8 @@ def test_equals_the_masked_dense_model(model_type: str, padded: bool, rows: int)
     for block in find_blocks(model):
         nn.init.normal_(block.lin1.bias)
         nn.init.normal_(block.lin2.bias)
+        if block.gate is not None:
+            nn.init.normal_(block.gate.bias)
     pristine = copy.deepcopy(model)
     batch = tiny_batch(rows, padded=padded)
     handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
@@ -122,10 +124,11 @@ def test_bf16_under_autocast_stays_near_float32(model_type: str) -> None:
     hidden=st.integers(1, 9),
     kept=st.integers(1, 11),
     has_bias=st.booleans(),
+    has_gate=st.booleans(),
     activation=st.sampled_from([nn.GELU(), nn.GELU("tanh"), nn.ReLU(), nn.SiLU(), nn.Tanh()]),
 )
 def test_function_against_finite_differences(
-    rows: int, hidden: int, kept: int, has_bias: bool, activation: nn.Module
+    rows: int, hidden: int, kept: int, has_bias: bool, has_gate: bool, activation: nn.Module
 ) -> None:
     generator = torch.Generator().manual_seed(rows * 100 + hidden * 10 + kept)
 
@@ -136,9 +139,13 @@ def test_function_against_finite_differences(
     w1, w2 = draw(kept, hidden), draw(kept, hidden)
     b1 = draw(kept).requires_grad_() if has_bias else None
     b2 = draw(hidden).requires_grad_() if has_bias else None
-    inputs = [tensor for tensor in (x, b1, b2) if tensor is not None]
-    got = SparseFFNFunction.apply(x, w1, b1, w2, b2, activation)
-    expected = activation(nn.functional.linear(x, w1, b1)) @ w2 + (0 if b2 is None else b2)
+    wg = draw(kept, hidden) if has_gate else None
+    bg = draw(kept).requires_grad_() if has_gate and has_bias else None
+    inputs = [tensor for tensor in (x, b1, b2, bg) if tensor is not None]
+    got = SparseFFNFunction.apply(x, w1, b1, w2, b2, activation, wg, bg)
+    first = nn.functional.linear(x, w1, b1)
+    inner = activation(first) if wg is None else activation(nn.functional.linear(x, wg, bg)) * first
+    expected = inner @ w2 + (0 if b2 is None else b2)
     torch.testing.assert_close(got, expected)
     upstream = draw(rows, hidden)
     for ours, theirs in zip(

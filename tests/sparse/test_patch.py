@@ -12,7 +12,7 @@ from sparselora.sparse.blocks import find_blocks
 from tests.conftest import tiny_batch, tiny_model
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
-ARCHITECTURES = ["bert", "distilbert"]
+ARCHITECTURES = ["bert", "distilbert", "llama"]
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -134,10 +134,16 @@ def test_two_models_do_not_disturb_each_other() -> None:
 
 
 def test_what_cannot_be_sliced_is_refused() -> None:
-    model = tiny_model("bert")
-    sparsify(model, CONFIG)
-    with pytest.raises(UserError, match="not yet patched"):
+    for model_type in ARCHITECTURES:
+        model = tiny_model(model_type)
         sparsify(model, CONFIG)
+        with pytest.raises(UserError, match="sparse already"):
+            sparsify(model, CONFIG)
+    with_adapter = peft.get_peft_model(
+        tiny_model("bert").get_base_model(), peft.LoraConfig(target_modules=["intermediate.dense"])
+    )
+    with pytest.raises(UserError, match="without an adapter"):
+        sparsify(with_adapter, CONFIG)
     plain = transformers.BertForSequenceClassification(tiny_model("bert").get_base_model().config)
     with pytest.raises(UserError, match=r"weight trains.*get_peft_model"):
         sparsify(plain, CONFIG)
@@ -149,7 +155,7 @@ def test_what_cannot_be_sliced_is_refused() -> None:
 
 def test_unknown_architecture_lists_the_known() -> None:
     config = transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=20)
-    with pytest.raises(UserError, match=r"'gpt2'.*bert, distilbert.*ARCHITECTURES"):
+    with pytest.raises(UserError, match=r"'gpt2'.*bert, distilbert, llama.*ARCHITECTURES"):
         sparsify(transformers.GPT2LMHeadModel(config), CONFIG)
 
 
