@@ -21,7 +21,7 @@ check: install ## Lint, format, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: install ## Time the sparse step beside the dense one, interleaved
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m sparselora.bench -m experiment=original,fallback,optimized model=distilbert-random bench.batch_size=32 bench.seq_len=64
 
 test-all: ## Run the tests on each of Python 3.11, 3.12, 3.13 that is there
 	@for version in 3.11 3.12 3.13; do \

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from sparselora.errors import UserError
-from sparselora.schedule import dense_steps, layer_sparsities, names_layer
-from sparselora.schema import PROJECTIONS, RunConfig, TrainConfig
+from sparselora.schedule import dense_steps, kept_channels, layer_sparsities, names_layer
+from sparselora.schema import PROJECTIONS, RunConfig, Timing, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
     unknown = _unknown_keys(config, RunConfig())
     if unknown:
         raise UserError(unknown_key(unknown[0]))
+    there = set(map(str, config))  # `in` would overlook a key whose value is still missing
+    removed = [field.name for field in fields(RunConfig) if field.name not in there]
+    if removed:
+        raise UserError(f"{removed[0]}: is removed; every run needs it")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]}: a value is needed; give {missing[0]}=… on the command line")
@@ -44,8 +48,8 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
         check_choice("lora.projections", projection, PROJECTIONS)
     if not run.lora.projections:
         raise UserError("lora.projections=[]: at least one of query, key, value, output is needed")
-    if run.seed < 0:
-        raise UserError(f"seed={run.seed}: a whole number of at least 0 is allowed")
+    if not 0 <= run.seed < 2**32:
+        raise UserError(f"seed={run.seed}: a whole number from 0 to 2^32 − 1 is allowed")
     check_choice("estimator.name", run.estimator.name, tuple(ESTIMATORS))
     if not ESTIMATORS[run.estimator.name].has_rank:
         if "svd_rank" in user_keys:
@@ -59,7 +63,48 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
     total = run.train.max_steps
     if total is not None:
         check_sparse_steps(run, total)
+    _check_effects(run, user_keys)
     return run
+
+
+def _check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
+    """Raise a `UserError` where the user set what cannot have an effect, whatever the model."""
+    path = run.data.path
+    table = path.startswith("asset:") or path.lower().endswith(
+        (".csv", ".tsv", ".jsonl", ".parquet")
+    )
+    local = run.model.random_init or run.model.name_or_path.startswith("asset:")
+    total, every = run.train.max_steps, run.measure.eval_every
+    too_rare = total is not None and every is not None and every > total
+    by_tokens = ESTIMATORS[run.estimator.name].uses_tokens
+    rules = (
+        (not by_tokens, ["estimator.tokens"], f"estimator={run.estimator.name} looks at no token"),
+        (table, _HUB_ONLY, "data.path is not a data set of the hub"),
+        (not run.model.random_init, ["model.init_config"], "model.random_init is false"),
+        (local, ["model.revision"], "model.name_or_path is not on the hub"),
+        (too_rare, ["measure.eval_every"], f"the run has {total} steps"),
+        (run.measure.timing is Timing.none, _TIMING, "measure.timing is none"),
+    )
+    for dead, keys, since in rules:
+        for key in keys:
+            if dead and key in user_keys:
+                raise _without_effect(run, key, since)
+
+
+_HUB_ONLY = [
+    f"data.{name}"
+    for name in ("train_split", "validation_split", "test_split", "config_name", "revision")
+]
+_TIMING = [
+    f"measure.{name}"
+    for name in ("min_rounds", "max_rounds", "seconds", "interval_width", "batches")
+]
+
+
+def _without_effect(run: RunConfig, key: str, since: str) -> UserError:
+    groups = {"estimator": run.estimator.name, "schedule": run.schedule.name}
+    value = groups.get(key) or OmegaConf.select(OmegaConf.structured(run), key)
+    return UserError(f"{key}={value}: without effect, since {since}; leave it out")
 
 
 def check_model(
@@ -74,21 +119,27 @@ def check_model(
     sparsities = layer_sparsities(
         run.schedule.rule, shape.num_layers, run.ffn_sparsity, run.layer_sparsity
     )
+    names = [f"layer.{index}" for index in range(shape.num_layers)]
+    all_named = all(
+        any(names_layer(pattern, name) for pattern in run.layer_sparsity) for name in names
+    )
+    if all_named and "ffn_sparsity" in user_keys:
+        raise _without_effect(run, "ffn_sparsity", "every layer is named in layer_sparsity")
     if is_dense(sparsities):
-        without = "every layer is dense"
-        dead: tuple[str, ...] = ("svd_rank", "sparse_warmup_ratio", "estimator", "estimator.tokens")
-    else:
-        without = "every layer is named in layer_sparsity"
-        names = [f"layer.{index}" for index in range(shape.num_layers)]
-        all_named = all(
-            any(names_layer(pattern, name) for pattern in run.layer_sparsity) for name in names
+        dead = ["svd_rank", "sparse_warmup_ratio", "estimator", "estimator.tokens"]
+        if "ffn_sparsity" not in user_keys:
+            dead.append("schedule")
+        for key in dead:
+            if key in user_keys:
+                raise _without_effect(run, key, "every layer is dense")
+    elif all(
+        kept_channels(sparsity, shape.intermediate_size) == shape.intermediate_size
+        for sparsity in sparsities
+    ):
+        raise UserError(
+            f"ffn_sparsity={run.ffn_sparsity:g}: rounds to no channel left out of "
+            f"{shape.intermediate_size}; raise it, or use experiment=dense"
         )
-        dead = ("ffn_sparsity",) if all_named else ()
-    for key in dead:
-        if key in user_keys:
-            value = OmegaConf.select(OmegaConf.structured(run), key)
-            shown = run.estimator.name if key == "estimator" else value
-            raise UserError(f"{key}={shown}: without effect, since {without}; leave it out")
     return sparsities
 
 
@@ -176,7 +227,8 @@ def _positive(key: str, value: float | None) -> None:
 
 def _device(key: str, value: str) -> None:
     kind, _, index = value.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+    plain = value in ("auto", "cpu", "cuda")
+    if not plain and not (kind == "cuda" and index.isdigit()):
         raise UserError(f"{key}={value}: auto, cpu, cuda or cuda:N is allowed")
 
 
@@ -184,19 +236,23 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
     (
         _at_least(1),
         (
-            "data.max_length",
             "estimator.tokens",
             "lora.r",
             "measure.eval_batch_size",
             "measure.eval_every",
+            "measure.batches",
+            "measure.max_rounds",
             "train.batch_size",
             "train.gradient_accumulation_steps",
             "train.max_steps",
             "train.threads",
         ),
     ),
+    (_at_least(2), ("measure.min_rounds",)),
+    (_at_least(4), ("data.max_length",)),  # two special tokens, and a word for each of a pair
     (_at_least(0), ("train.weight_decay",)),
     (_positive, ("lora.alpha", "train.epochs", "train.learning_rate", "train.max_grad_norm")),
+    (_positive, ("measure.seconds", "measure.interval_width")),
     (
         _share,
         (

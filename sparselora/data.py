@@ -1,8 +1,4 @@
-"""Labelled sentences, or pairs of them, in three splits; from the embedded set, a hub, or a table.
-
-A data set is a function from its settings to one pandas frame a split; what follows (choosing columns,
-mapping labels, splitting by group) is the same for all.
-"""
+"""Labelled sentences, or pairs of them, in three splits: columns chosen, labels mapped, films apart."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparselora import assets
 from sparselora.errors import UserError
+from sparselora.sources import check_path, read_frames
 
 if TYPE_CHECKING:
     from sparselora.schema import DataConfig
 
-SPLITS = ("train", "validation", "test")
 MAX_CLASSES = 1000
+MAX_NAMES = 20
+"""How many names a message lists."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +46,27 @@ class LabelledData:
 
 
 def load_data(config: "DataConfig") -> LabelledData:
-    """Read, check and split the data that `config` describes.
+    """Read, check and split the data that `config` describes; what was read last is kept.
 
     Raises:
         UserError: a file or data set that cannot be read, a missing column, no rows, fewer than two
             classes, an empty split.
     """
-    frames = _read(config)
+    check_path(config)
+    path = Path(config.path).expanduser()
+    key = (repr(config), path.stat().st_mtime_ns if path.exists() else None)
+    if key not in _LAST_READ:
+        _LAST_READ.clear()
+        _LAST_READ[key] = _load_data(config)
+    return _LAST_READ[key]
+
+
+# A command is checked whole, data included, before its first run reads them again.
+_LAST_READ: dict[tuple[str, int | None], LabelledData] = {}
+
+
+def _load_data(config: "DataConfig") -> LabelledData:
+    frames = read_frames(config)
     wanted = {
         "text": config.text_column,
         "pair": config.pair_column,
@@ -69,10 +80,12 @@ def load_data(config: "DataConfig") -> LabelledData:
         columns = {role: column for role, column in wanted.items() if column is not None}
         for role, column in columns.items():
             if column not in frame.columns:
+                there = ", ".join(map(str, frame.columns[:MAX_NAMES])) or "none"
+                more = len(frame.columns) - MAX_NAMES
                 raise UserError(
                     f"data.{role}_column={column}: no such column in {config.path}"
                     f"{'' if len(frames) == 1 else f' ({name})'}; "
-                    f"it has {', '.join(map(str, frame.columns)) or 'none'}"
+                    f"it has {there}{f' and {more} more' if more > 0 else ''}"
                 )
         chosen = pd.DataFrame({role: frame[column] for role, column in columns.items()})
         chosen["example_id"] = [f"{name}:{index}" for index in range(len(frame))]
@@ -88,101 +101,19 @@ def load_data(config: "DataConfig") -> LabelledData:
     return LabelledData(splits, label_names, dropped_rows=rows_read - rows_kept)
 
 
-def _read(config: "DataConfig") -> dict[str, pd.DataFrame]:
-    if config.path.startswith(assets.PREFIX):
-        folder = Path(assets.resolve(config.path))
-        return {"all": pd.read_csv(folder / f"{config.path.removeprefix(assets.PREFIX)}.csv")}
-    check_path(config)
-    path = Path(config.path).expanduser()
-    if path.is_file():
-        return {"all": read_table(path)}
-    return _read_hub(config, path)
-
-
-def check_path(config: "DataConfig") -> None:
-    """Raise a `UserError` where `data.path` reads like a file that is not there or not a table."""
-    path = Path(config.path).expanduser()
-    looks_like_a_file = path.suffix.lower().removeprefix(".") in _READERS
-    if looks_like_a_file and not path.exists():
-        raise UserError(f"data.path={config.path}: no such file")
-    if path.is_file() and not looks_like_a_file:
-        raise UserError(f"data.path={config.path}: one of .{', .'.join(_READERS)} is allowed")
-
-
-_READERS: dict[str, Any] = {
-    # Labels such as NA or null are words here; only an empty cell is missing.
-    "csv": lambda path: pd.read_csv(path, keep_default_na=False, na_values=[""]),
-    "tsv": lambda path: pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""]),
-    "jsonl": lambda path: pd.read_json(path, lines=True),
-    "parquet": pd.read_parquet,
-}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV, TSV, JSONL or Parquet file, by its ending."""
-    reader = _READERS[path.suffix.lower().removeprefix(".")]
-    try:
-        frame: pd.DataFrame = reader(path)
-    except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"data.path={path}: cannot be read ({reason})") from error
-    if frame.empty:
-        raise UserError(f"data.path={path}: the file has no rows; at least one is needed")
-    return frame
-
-
-def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            loaded: Any = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(
-                config.path, config.config_name, revision=config.revision
-            )
-    except Exception as error:  # the hub's client raises many kinds, all meaning the same here
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"data.path={config.path}: cannot be loaded ({reason}); a local file, a folder in the "
-            "hub's format, or a hub name (with network) is allowed"
-        ) from error
-    if isinstance(loaded, datasets.Dataset):
-        loaded = {config.train_split: loaded}
-    frames = {}
-    for role in SPLITS:
-        name = getattr(config, f"{role}_split")
-        if name is None:
-            continue
-        if name not in loaded:
-            raise UserError(
-                f"data.{role}_split={name}: no such split in {config.path}; "
-                f"it has {', '.join(map(str, loaded))}"
-            )
-        frame = loaded[name].to_pandas()
-        feature = loaded[name].features.get(config.label_column)
-        if isinstance(feature, datasets.ClassLabel):
-            # −1 is the hub's mark for a label that is kept secret: missing, here.
-            names = dict(enumerate(feature.names))
-            frame[config.label_column] = frame[config.label_column].map(names)
-        frames[role] = frame
-    return frames
-
-
 def _clean(frame: pd.DataFrame, config: "DataConfig") -> pd.DataFrame:
     frame = frame.dropna(subset=["text", "label", *(["pair"] if "pair" in frame else [])])
     frame = frame.assign(text=frame["text"].astype(str), label=frame["label"].map(_label_text))
     if "pair" in frame:
         frame = frame.assign(pair=frame["pair"].astype(str))
-    frame = frame[frame["text"].str.strip() != ""]
+    frame = frame[(frame["text"].str.strip() != "") & (frame["label"].str.strip() != "")]
     if config.labels is not None:
         frame = frame[frame["label"].isin([_label_text(label) for label in config.labels])]
     if config.drop_duplicates:
         frame = frame.drop_duplicates(["text", *(["pair"] if "pair" in frame else [])])
     # Without a group the text itself is one: the same sentence never stands on two sides.
-    group = frame["group"] if "group" in frame else frame["text"]
-    return frame.assign(group=group.astype(str))
+    group = frame["group"].fillna(frame["text"]) if "group" in frame else frame["text"]
+    return frame.assign(group=group.map(str))
 
 
 def _label_text(label: Any) -> str:
@@ -193,6 +124,10 @@ def _label_names(frames: Iterable[pd.DataFrame], config: "DataConfig") -> list[s
     found = sorted({label for frame in frames for label in frame["label"]}, key=_natural)
     if config.labels is not None:
         names = [_label_text(label) for label in config.labels]
+        if len(set(names)) < max(len(names), 2):
+            raise UserError(
+                f"data.labels=[{', '.join(names)}]: two or more labels, each once, are allowed"
+            )
         missing = [name for name in names if name not in found]
         if missing:
             raise UserError(f"data.labels: {', '.join(missing)} is in no row of {config.path}")

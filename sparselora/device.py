@@ -1,9 +1,16 @@
 """The device that a run computes on, and the peak of its memory, in MB (10⁶ bytes)."""
 
+import contextlib
+import ctypes
+import gc
+import itertools
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 from sparselora.errors import UserError
 
@@ -26,6 +33,17 @@ def choose_device(name: str) -> torch.device:
             "auto or cpu is allowed"
         )
     return device
+
+
+@cache
+def _default_threads() -> int:
+    return torch.get_num_threads()
+
+
+def use_threads(threads: int | None) -> None:
+    """Set torch's CPU threads; None is torch's own choice, whatever an earlier run of the process set."""
+    default = _default_threads()
+    torch.set_num_threads(threads or default)
 
 
 class PeakMemory:
@@ -59,3 +77,51 @@ class PeakMemory:
             return None if peak is None else peak / 1e6
         high = next((line for line in lines if line.startswith("VmHWM:")), None)
         return None if high is None else int(high.split()[1]) * 1024 / 1e6
+
+
+def step_memory(
+    model: nn.Module, step: Callable[[], object], device: torch.device
+) -> dict[str, float | None]:
+    """Memory of one step, in MB, however much else the process holds.
+
+    Returns:
+        `saved_mb`: what autograd keeps for the backward pass, each storage once, parameters left
+        out. `peak_mb`: the parameters and buffers of `model`, plus what the step adds at its peak
+        (CUDA: torch's allocations; CPU: resident bytes; null where the system does not tell).
+    """
+    held = sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in itertools.chain(model.parameters(), model.buffers())
+    )
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = max(saved.get(storage.data_ptr(), 0), storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step()
+    _give_back_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before: float | None = torch.cuda.memory_allocated(device) / 1e6
+    else:
+        before = psutil.Process().memory_info().rss / 1e6
+    meter = PeakMemory(device)
+    step()
+    peak = meter.peak_mb() if meter.resettable else None
+    added = None if peak is None or before is None else max(peak - before, 0.0)
+    return {
+        "saved_mb": sum(saved.values()) / 1e6,
+        "peak_mb": None if added is None else held / 1e6 + added,
+    }
+
+
+def _give_back_freed_memory() -> None:
+    # glibc keeps freed memory; a step that only re-used it would seem to need none.
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from sparselora.batches import TokenizedSplit, evaluation_batches
 from sparselora.data import Split
+from sparselora.lock import DeviceLock
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ def evaluate(
     batch_size: int,
     context: Callable[[], Any],
     device: torch.device,
+    lock: DeviceLock,
 ) -> Evaluation:
     """Every row of `split` once, without sparsity; the model's mode is as before afterwards.
 
     Args:
         context: makes the context that a forward pass runs in, such as autocast.
+        lock: held shared for each batch.
     """
     was_training = model.training
     model.eval()
@@ -73,7 +76,7 @@ def evaluate(
     try:
         for indices, batch in evaluation_batches(tokenizer, split, batch_size):
             batch.pop("labels")
-            with context():
+            with lock.shared(), context():
                 output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
             rows.append(output.logits.float())
             order.extend(indices)

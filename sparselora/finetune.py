@@ -1,5 +1,6 @@
 """One sparse-LoRA fine-tune, from checked settings to a record."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -17,14 +18,18 @@ from sparselora.checkpoint import (
     save_adapter,
 )
 from sparselora.config import check_sparse_steps, is_dense
-from sparselora.data import load_data
 from sparselora.device import PeakMemory
-from sparselora.errors import TrainingError, UserError
+from sparselora.errors import TrainingError
 from sparselora.evaluate import evaluate
+from sparselora.lock import DeviceLock
+from sparselora.measure import measure
 from sparselora.model import load_model, load_tokenizer
+from sparselora.preflight import load_run_data
+from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RunRecord
+from sparselora.reference import dense_reference, reference_key
 from sparselora.schedule import dense_steps
-from sparselora.schema import RunConfig
+from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.train import StepPlan, StepRow, autocast, train_steps
 
@@ -38,6 +43,7 @@ def fine_tune(
     device: torch.device,
     keep_last: bool,
     on_step: OnStep,
+    study: Path | None = None,
 ) -> RunRecord:
     """Train, evaluate and fill `record`, which ends completed, failed or interrupted.
 
@@ -45,9 +51,10 @@ def fine_tune(
         sparsities: asked of each layer, from `check_model`.
         keep_last: whether the adapter of the last step is written beside the best one.
         on_step: told of each step, with the newest evaluation.
+        study: folder whose runs share a dense reference; None for a run on its own.
     """
     try:
-        _FineTune(run, sparsities, record, device, keep_last, on_step).run_all()
+        _FineTune(run, sparsities, record, device, keep_last, on_step, study).run_all()
         record.end(COMPLETED)
     except KeyboardInterrupt:
         record.end(INTERRUPTED, "interrupted by the user or a signal")
@@ -69,8 +76,10 @@ class _FineTune:
         device: torch.device,
         keep_last: bool,
         on_step: OnStep,
+        study: Path | None,
     ) -> None:
         self.run, self.record, self.device, self.on_step = run, record, device, on_step
+        self.study = study
         self.dense_run = is_dense(sparsities)
         self.keep_best = run.train.keep_checkpoints.name != "none" and not run.model.random_init
         self.keep_last = keep_last and self.keep_best
@@ -78,15 +87,12 @@ class _FineTune:
         self.best: dict[str, Any] | None = None
         self.best_state: dict[str, torch.Tensor] = {}
         self.latest: dict[str, Any] = {}
+        self.evaluations: list[dict[str, Any]] = []
+        self.lock = DeviceLock(device)
 
     def run_all(self) -> None:
         run = self.run
-        data = load_data(run.data)
-        if run.measure.test and not len(data.splits["test"]):
-            raise UserError(
-                f"measure.test=true: data={run.data.name} has no test split with labels; "
-                "leave it out, or set data.test_split or data.test_fraction"
-            )
+        data = load_run_data(run)
         self.tokenizer = load_tokenizer(run.model)
         self.data = data
         self.tokenized = {
@@ -103,7 +109,10 @@ class _FineTune:
             eval_every=run.measure.eval_every,
         )
         set_seed(run.seed)
-        self.model = load_model(run, data.label_names).to(self.device)
+        pad_token_id = self.tokenizer.pad_token_id
+        self.model = load_model(run, data.label_names, pad_token_id).to(self.device)
+        if run.measure.timing is Timing.both:
+            self.record.content["timing_before"] = self._time(None)
         began = perf_counter()
         handle = None if self.dense_run else sparsify(self.model, run.sparsity)
         self.record.content["calibration_seconds"] = perf_counter() - began
@@ -120,13 +129,19 @@ class _FineTune:
         self._finish(plan, handle)
         if run.measure.test:
             self._test(plan)
+        if handle is not None:
+            handle.remove()
+        if run.measure.timing is not Timing.none:
+            self._say_speed(plan, handle)
 
     def _train(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
         run = self.run
         batches = training_batches(
             self.tokenizer, self.tokenized["train"], run.train.batch_size, run.seed
         )
-        for row in train_steps(self.model, handle, batches, plan, run.train, self.device):
+        for row in train_steps(
+            self.model, handle, batches, plan, run.train, self.device, self.lock
+        ):
             self.rows.append(row)
             self.record.add_step(row)
             if plan.evaluates_after(row.step):
@@ -141,11 +156,58 @@ class _FineTune:
 
     def _validate(self, step: int) -> None:
         self.latest = {"step": step, **self._evaluate("validation", step)}
+        self.evaluations.append(self.latest)
         if self.best is None or self.latest["accuracy"] > self.best["accuracy"]:
             self.best = dict(self.latest)
             self.best_state = adapter_state(self.model)
             if self.keep_best:
                 save_adapter(self.model, self.tokenizer, self._adapter("best"))
+
+    def _time(self, handle: SparsityHandle | None) -> dict[str, Any]:
+        run = self.run
+        passes = run.train.gradient_accumulation_steps
+        batches = list(
+            itertools.islice(
+                training_batches(
+                    self.tokenizer, self.tokenized["train"], run.train.batch_size, run.seed
+                ),
+                run.measure.batches * passes,
+            )
+        )
+        timing = measure(
+            self.model,
+            None if self.dense_run else run.sparsity,
+            batches,
+            run.train,
+            run.measure,
+            self.device,
+            self.lock,
+        )
+        shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
+        flops = summary.of_flops(handle, self.model, run, shapes)
+        timing["bound"] = None if flops is None else flops["bound"]
+        return timing
+
+    def _say_speed(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
+        timing = self._time(handle)
+        if timing["own_speedup"] is not None:
+            timing["efficiency"] = timing["own_speedup"] / timing["bound"]
+        content = self.record.content
+        key = reference_key(self.run, device_name(self.device), torch.get_num_threads())
+        reference = timing["stock_dense_ms"]
+        if self.study is not None:
+            reference = dense_reference(self.study, key, reference)
+        content["timing"] = timing
+        content["dense_reference_ms"] = reference
+        content["ms_per_step"] = reference / timing["speedup"]
+        content["run_speedup"] = summary.run_speedup(
+            timing,
+            plan.dense_steps,
+            plan.total_steps - plan.dense_steps,
+            content["calibration_seconds"],
+        )
+        content["lock_wait_seconds"] = self.lock.waited_seconds
+        self.record.save()
 
     def _test(self, plan: StepPlan) -> None:
         assert self.best is not None
@@ -163,6 +225,7 @@ class _FineTune:
             self.run.measure.eval_batch_size,
             lambda: autocast(self.run.train, self.device),
             self.device,
+            self.lock,
         )
         self.record.add_predictions(evaluation.predictions(self.data.splits[name], name, step))
         return evaluation.metrics()
@@ -184,6 +247,13 @@ class _FineTune:
             parameters=summary.of_parameters(self.model),
             peak_memory_mb=self.memory.peak_mb(),
             sparsity=summary.of_sparsity(handle),
-            flops=summary.of_flops(handle, self.model, self.run, self.rows),
+            evaluations=self.evaluations,
+            flops=summary.of_flops(
+                handle,
+                self.model,
+                self.run,
+                summary.shapes_of(self.rows, self.run.train.gradient_accumulation_steps),
+            ),
+            lock_wait_seconds=self.lock.waited_seconds,
         )
         self.record.save()

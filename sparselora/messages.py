@@ -21,11 +21,11 @@ def explain(error: BaseException) -> str:
         return "\n".join(str(error).splitlines()[:MAX_LINES])
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown and "not in" in f"{text} {error.__cause__}":
+    where = f"{text} {error.__cause__}"
+    is_unknown = "not in" in where or "No match in the defaults list" in where
+    if unknown and is_unknown and not unknown[1].startswith("hydra"):
         return unknown_key(unknown[1])
-    if unknown and "No match in the defaults list" in text:
-        return unknown_key(unknown[1])
-    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text)
+    option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if option:
         allowed = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         choice = f"one of {', '.join(allowed)} is allowed" if allowed else "no such file"

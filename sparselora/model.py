@@ -8,6 +8,7 @@ import huggingface_hub
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 
 from sparselora import assets
@@ -51,19 +52,27 @@ def load_model_config(model: "ModelConfig", label_names: Sequence[str] | None = 
 
 
 def load_tokenizer(model: "ModelConfig") -> Any:
-    """The tokenizer that goes with the backbone."""
-    return _load(transformers.AutoTokenizer, model)
+    """The tokenizer that goes with the backbone; one without a pad token pads with its last."""
+    tokenizer = _load(transformers.AutoTokenizer, model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
-def load_model(run: "RunConfig", label_names: Sequence[str]) -> PeftModel:
+def load_model(run: "RunConfig", label_names: Sequence[str], pad_token_id: int) -> PeftModel:
     """The backbone, frozen, with a fresh adapter on its attention and a fresh, trained head.
 
     What is drawn at random (adapter, head, and the backbone under `model.random_init`) follows
     torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32.
     """
     config = load_model_config(run.model, label_names)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = pad_token_id
     if run.model.random_init:
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
+        try:
+            model = transformers.AutoModelForSequenceClassification.from_config(config)
+        except ValueError as error:
+            raise UserError(f"model.init_config: {_first_line(error)}") from error
     else:
         model = _load(
             transformers.AutoModelForSequenceClassification,
@@ -71,7 +80,9 @@ def load_model(run: "RunConfig", label_names: Sequence[str]) -> PeftModel:
             config=config,
             dtype=torch.float32,
         )
-    adapted = get_peft_model(model, lora_config(run.lora, config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by a name that is on its way out
+        adapted = get_peft_model(model, lora_config(run.lora, config))
     if run.train.precision.name == "bf16":
         for parameter in adapted.parameters():
             if not parameter.requires_grad:
@@ -109,7 +120,7 @@ def _load(kind: Any, model: "ModelConfig", **extra: Any) -> Any:
                 trust_remote_code=model.trust_remote_code,
                 **extra,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model.name_or_path={model.name_or_path}: cannot be loaded ({_first_line(error)}); a "
             "local folder, a hub name (with network) or asset:minilm is allowed"

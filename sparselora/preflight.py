@@ -8,11 +8,14 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sparselora.config import check_model, parse_config
-from sparselora.data import check_path
+from sparselora.data import LabelledData, load_data
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
 from sparselora.paths import CONF
@@ -28,7 +31,7 @@ def user_keys(overrides: Sequence[str]) -> frozenset[str]:
     return frozenset(override.key_or_group for override in parsed)
 
 
-def preflight(arguments: Namespace) -> None:
+def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     """Compose and check what a parsed command line would run.
 
     Commands that only show something, and those that bring a config folder of their own, are left
@@ -44,12 +47,31 @@ def preflight(arguments: Namespace) -> None:
     install()
     with initialize_config_dir(str(CONF)):
         jobs = _jobs(arguments.overrides, arguments.multirun)
+    for overrides, _ in jobs:
+        for key in user_keys(overrides):
+            if unused and key.startswith(unused):
+                raise UserError(f"{key}: without effect in this command; leave it out")
     runs = [(overrides, parse_config(job, user_keys(overrides))) for overrides, job in jobs]
     for _, run in runs:
-        check_path(run.data)
+        load_run_data(run)
     # Sizes of the model come last: they take transformers, and may take a download.
     for overrides, run in runs:
         check_shape(run, user_keys(overrides))
+
+
+def load_run_data(run: RunConfig) -> LabelledData:
+    """The run's data, checked against what the run will ask of them.
+
+    Raises:
+        UserError: see `load_data`; or the test split is asked for and is empty.
+    """
+    data = load_data(run.data)
+    if run.measure.test and not len(data.splits["test"]):
+        raise UserError(
+            f"measure.test=true: data={run.data.name} has no test split with labels; "
+            "leave it out, or set data.test_split or data.test_fraction"
+        )
+    return data
 
 
 def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
@@ -63,31 +85,53 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     from sparselora.sparse.blocks import get_model_shape
 
     choose_device(run.train.device)
-    return check_model(run, get_model_shape(load_model_config(run.model)), keys)
+    config = load_model_config(run.model)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and run.data.max_length > longest:
+        raise UserError(
+            f"data.max_length={run.data.max_length}: this model has {longest} positions; a whole "
+            f"number up to {longest} is allowed"
+        )
+    return check_model(run, get_model_shape(config), keys)
 
 
 def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
     """The overrides of each job, and its merged config without Hydra's part."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    fixed = [item.input_line for item in parsed if not item.is_sweep_override()]
+    # With the loader, a parser knows `glob(*)`.
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    multirun = multirun or "hydra.mode=MULTIRUN" in overrides
+    parsed = parser.parse_overrides(overrides)
+    fixed = [str(item.input_line) for item in parsed if not item.is_sweep_override()]
     base = _compose(fixed if multirun else overrides)
-    multirun = multirun or OmegaConf.select(base, "hydra.mode.name") == "MULTIRUN"
     _make_output_folder(base, multirun)
+    tasks = [item for item in overrides if not _hydra(item)]
     if not multirun:
-        return [([item for item in overrides if not _hydra(item)], _without_hydra(base))]
-    if base.hydra.sweeper._target_ != _BASIC_SWEEPER:
-        return []  # the sweeper decides what runs; each run checks itself
-    params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-    lines = [*params, *(item for item in overrides if not _hydra(item))]
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(lines), None)
-    hydra_lines = [item for item in overrides if _hydra(item)]
+        return [(tasks, _without_hydra(base))]
+    sweeper = base.hydra.sweeper
+    if sweeper._target_ != _BASIC_SWEEPER:
+        # What it runs is the sweeper's to say, and each run checks itself.
+        direction = OmegaConf.select(sweeper, "direction")
+        if "direction" in sweeper and not (OmegaConf.is_list(direction) and len(direction) == 2):
+            raise UserError(
+                f"hydra.sweeper.direction={getattr(direction, 'name', direction)}: a run gives two "
+                "values, so [maximize,minimize] (accuracy, ms/step) is allowed"
+            )
+        return [([item for item in fixed if not _hydra(item)], _without_hydra(base))]
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
+    hydra_lines = [item for item in fixed if _hydra(item)]
     return [
         (job, _without_hydra(_compose([*hydra_lines, *job]))) for batch in batches for job in batch
     ]
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    return compose("config", list(overrides), return_hydra_config=True)
+    try:
+        return compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except (ValueError, TypeError, OSError) as error:  # Hydra's own checks, some of them
+        raise UserError(str(error).strip().splitlines()[0]) from error
 
 
 def _hydra(override: str) -> bool:
@@ -102,12 +146,15 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 def _make_output_folder(base: DictConfig, multirun: bool) -> None:
     key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-    folder = Path(str(OmegaConf.select(base, key)))
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{key}={folder}: is a file; a folder is allowed")
-    if not multirun and (folder / RECORD_NAME).exists():
-        raise UserError(f"{key}={folder}: holds a run's record already; give another folder")
+    name = str(OmegaConf.select(base, key))
+    folder = Path(name)
+    if not name:
+        raise UserError(f"{key}=: a folder is needed")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{key}={folder}: is a file; a folder is allowed")
+        if any(folder.glob(f"**/{RECORD_NAME}" if multirun else RECORD_NAME)):
+            raise UserError(f"{key}={folder}: holds records already; give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(

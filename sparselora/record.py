@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import pandas as pd
 
+from sparselora.errors import UserError
+
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
 METRICS_NAME = "metrics.csv"
@@ -32,7 +34,7 @@ class RunRecord:
         content: what is known at the start (config, provenance, …).
 
     Raises:
-        FileExistsError: the folder holds a record already; records are never overwritten.
+        UserError: the folder holds a record already; records are never overwritten.
     """
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
@@ -40,7 +42,7 @@ class RunRecord:
         self.path = folder / RECORD_NAME
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            raise FileExistsError(f"{self.path} exists; a run needs a folder of its own")
+            raise UserError(f"{self.path}: exists; a run needs a folder of its own")
         self.content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "run_id": folder.name if folder.parent.name == "runs" else _joined(folder),

@@ -30,6 +30,14 @@ class KeepCheckpoints(Enum):
     none = "none"
 
 
+class Timing(Enum):
+    """Whether and when a run is timed; `both` is before and after training."""
+
+    none = "none"
+    after = "after"
+    both = "both"
+
+
 @dataclass
 class ModelConfig:
     name: str = MISSING
@@ -124,6 +132,25 @@ class MeasureConfig:
     eval_batch_size: int = 128
     test: bool = False
     """Evaluate the best adapter on the test split too."""
+    timing: Timing = Timing.after
+    """When the run's setting is timed against stock PEFT LoRA, interleaved, on copies."""
+    min_rounds: int = 10
+    """Of interleaved timing; a round is one step of each arm on one batch."""
+    max_rounds: int = 400
+    seconds: float = 20.0
+    """Time after which no further round begins."""
+    interval_width: float = 0.03
+    """Timing stops early when the speed-up's 95 % interval is this narrow, relative to it."""
+    batches: int = 16
+    """Real batches that the rounds take in turn."""
+
+
+@dataclass
+class BenchConfig:
+    batch_size: int | None = None
+    """Examples of a forward pass; null: `train.batch_size`."""
+    seq_len: int | None = None
+    """Tokens of every example, drawn at random, none of them padding; null: the data's own batches."""
 
 
 @dataclass
@@ -135,6 +162,8 @@ class RunConfig:
     lora: LoraSettings = field(default_factory=LoraSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """Of `python -m sparselora.bench` alone."""
     svd_rank: int | None = None
     ffn_sparsity: float = MISSING
     layer_sparsity: dict[str, float] = field(default_factory=dict)
@@ -163,7 +192,8 @@ class RunConfig:
 
     def content_hash(self) -> str:
         """SHA-256 of everything that decides the run's outcome; tags do not."""
-        content = {key: value for key, value in self.to_dict().items() if key != "tags"}
+        aside = ("tags", "bench")
+        content = {key: value for key, value in self.to_dict().items() if key not in aside}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

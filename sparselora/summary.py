@@ -8,10 +8,10 @@ from torch import nn
 
 from sparselora.batches import TokenizedSplit
 from sparselora.data import LabelledData
-from sparselora.flops import ffn_flops, svd_estimator_flops
+from sparselora.dimensions import model_dimensions
+from sparselora.flops import step_flops
 from sparselora.model import trained_parameters
 from sparselora.schema import RunConfig
-from sparselora.sparse.blocks import get_backbone, get_model_shape
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.timing import quantiles
 from sparselora.train import StepPlan, StepRow
@@ -70,26 +70,65 @@ def of_sparsity(handle: SparsityHandle | None) -> dict[str, Any]:
     }
 
 
+def shapes_of(rows: Sequence[StepRow], passes: int) -> list[tuple[int, int]]:
+    """(batch, length) of a forward pass of each step; the passes of one step count as equal."""
+    return [(round(row.examples / passes), round(row.padded_tokens / row.examples)) for row in rows]
+
+
 def of_flops(
-    handle: SparsityHandle | None, model: nn.Module, run: RunConfig, rows: Sequence[StepRow]
-) -> dict[str, int | None] | None:
-    """FLOPs of an optimizer step of the run's mean size: FFN blocks dense and sparse, estimators."""
-    if not rows:
+    handle: SparsityHandle | None,
+    model: nn.Module,
+    run: RunConfig,
+    shapes: Sequence[tuple[int, int]],
+) -> dict[str, Any] | None:
+    """FLOPs of a mean optimizer step, dense and in the sparse phase, by term, and the bound.
+
+    Args:
+        shapes: (batch, length) of forward passes, over which the mean is taken.
+    """
+    if not shapes:
         return None
-    shape = get_model_shape(get_backbone(model).config)
-    tokens = round(sum(row.padded_tokens for row in rows) / len(rows))
-    dense = shape.num_layers * ffn_flops(tokens, shape.hidden_size, shape.intermediate_size)
-    if handle is None:
-        return {"ffn_dense": dense, "ffn_sparse": None, "estimators": None}
-    layers = handle.report()
-    estimators = 0
-    if run.svd_rank is not None:
-        passes = run.train.gradient_accumulation_steps
-        scored = min(run.estimator.tokens or tokens, tokens // passes)
-        one = svd_estimator_flops(scored, shape.hidden_size, shape.intermediate_size, run.svd_rank)
-        estimators = passes * one * sum(layer.kept < layer.intermediate_size for layer in layers)
+    dimensions = model_dimensions(model)
+    full = [dimensions.intermediate_size] * dimensions.num_layers
+    kept = full if handle is None else [layer.kept for layer in handle.report()]
+    passes = run.train.gradient_accumulation_steps
+
+    def mean(channels: list[int], rank: int | None) -> dict[str, int]:
+        counts = [
+            step_flops(
+                dimensions,
+                batch,
+                length,
+                channels,
+                run.lora.projections,
+                run.lora.r,
+                rank,
+                run.estimator.tokens,
+            ).to_dict()
+            for batch, length in shapes
+        ]
+        return {
+            term: round(passes * sum(count[term] for count in counts) / len(counts))
+            for term in counts[0]
+        }
+
+    dense, sparse = mean(full, None), mean(kept, run.svd_rank)
     return {
-        "ffn_dense": dense,
-        "ffn_sparse": sum(ffn_flops(tokens, shape.hidden_size, layer.kept) for layer in layers),
-        "estimators": estimators,
+        "dense": dense,
+        "sparse": None if handle is None else sparse,
+        "bound": 1.0 if handle is None else dense["total"] / sparse["total"],
     }
+
+
+def run_speedup(
+    timing: Mapping[str, Any], dense_steps: int, sparse_steps: int, calibration_seconds: float
+) -> float:
+    """Stock PEFT LoRA's time for a whole run over this one's: every step at its phase's own time.
+
+    Calibration counts, waits for the device's lock do not. All times are those of one interleaved
+    measurement, so the machine's drift cancels.
+    """
+    stock = timing["stock_dense_ms"]
+    ours = calibration_seconds * 1e3 / stock + dense_steps / timing["dense_speedup"]
+    ours += sparse_steps / timing["speedup"]
+    return (dense_steps + sparse_steps) / ours

@@ -1,6 +1,6 @@
 """The training loop: a row for each optimizer step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from sparselora.errors import TrainingError
+from sparselora.lock import DeviceLock
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.timing import StepTimer
 
@@ -32,6 +33,7 @@ class StepRow:
     learning_rate: float
     grad_norm: float
     """Before clipping."""
+    examples: int
     tokens: int
     """Real ones; padding is not counted."""
     padded_tokens: int
@@ -75,6 +77,45 @@ def autocast(train: "TrainConfig", device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=train.precision.name == "bf16")
 
 
+class Stepper:
+    """Does optimizer steps on one model: the same code trains and is timed.
+
+    Args:
+        model: with what trains marked so.
+        train: batch, optimizer and precision settings.
+        total_steps: of the learning-rate schedule.
+        device: that the model is on.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: "TrainConfig", total_steps: int, device: torch.device
+    ) -> None:
+        self.model, self.train, self.device = model, train, device
+        self.optimizer, self.scheduler = make_optimizer(model, train, total_steps)
+        self.parameters = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
+
+    def step(self, micro_batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, StepTimer]:
+        """One step over batches that are on the device: (loss, gradient norm, its timer)."""
+        examples = sum(len(batch["labels"]) for batch in micro_batches)
+        self.model.train()
+        timer = StepTimer(self.device)
+        timer.start()
+        loss_sum: Tensor = torch.zeros((), device=self.device)
+        for batch in micro_batches:
+            with autocast(self.train, self.device):
+                loss = self.model(**batch).loss * (len(batch["labels"]) / examples)
+            loss.backward()
+            loss_sum = loss_sum + loss.detach()
+        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        timer.stop()
+        return loss_sum, grad_norm, timer
+
+
 def train_steps(
     model: nn.Module,
     sparsity: SparsityHandle | None,
@@ -82,19 +123,20 @@ def train_steps(
     plan: StepPlan,
     train: "TrainConfig",
     device: torch.device,
+    lock: DeviceLock,
 ) -> Iterator[StepRow]:
     """Train `model` for `plan.total_steps`, yielding a row a step.
 
+    Each step holds `lock` shared and lets it go again, so that a job that times can stop the others.
     Rows may come late, in groups, on a CUDA device; where `plan.evaluates_after` a step, its row
     comes before the next step begins, so the weights are that step's.
 
     Raises:
         TrainingError: a loss that is not finite; names the step.
     """
-    optimizer, scheduler = make_optimizer(model, train, plan.total_steps)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    stepper = Stepper(model, train, plan.total_steps, device)
     read_every = READ_EVERY if device.type == "cuda" else 1
-    pending: list[tuple[int, str, Tensor, float, Tensor, int, int, StepTimer]] = []
+    pending: list[tuple[int, str, Tensor, float, Tensor, tuple[int, int, int], StepTimer]] = []
     for step in range(1, plan.total_steps + 1):
         sparse = plan.is_sparse(step)
         if sparsity is not None:
@@ -103,36 +145,28 @@ def train_steps(
         tokens = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
         padded = sum(batch["attention_mask"].numel() for batch in micro_batches)
         examples = sum(len(batch["labels"]) for batch in micro_batches)
-        micro_batches = [_to(batch, device) for batch in micro_batches]
-        model.train()
-        learning_rate = scheduler.get_last_lr()[0]
-        timer = StepTimer(device)
-        timer.start()
-        loss_sum: Tensor = torch.zeros((), device=device)
-        for batch in micro_batches:
-            with autocast(train, device):
-                loss = model(**batch).loss * (len(batch["labels"]) / examples)
-            loss.backward()
-            loss_sum = loss_sum + loss.detach()
-        grad_norm = nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        timer.stop()
+        learning_rate = stepper.scheduler.get_last_lr()[0]
+        with lock.shared():
+            loss_sum, grad_norm, timer = stepper.step(
+                [to_device(batch, device) for batch in micro_batches]
+            )
         phase = "sparse" if sparse else "dense"
-        pending.append((step, phase, loss_sum, learning_rate, grad_norm, tokens, padded, timer))
+        counts = (examples, tokens, padded)
+        pending.append((step, phase, loss_sum, learning_rate, grad_norm, counts, timer))
         if len(pending) >= read_every or plan.evaluates_after(step):
-            for number, name, loss_sum, rate, norm, real, computed, stopped in pending:
+            for number, name, loss_sum, rate, norm, counts, stopped in pending:
                 value = float(loss_sum)
                 if not torch.isfinite(loss_sum):
                     raise TrainingError(
                         f"loss is {value} at step {number} of {plan.total_steps} ({name} phase, "
                         f"learning rate {rate:.2g}); lower train.learning_rate"
                     )
-                milliseconds = stopped.milliseconds()
-                yield StepRow(number, name, value, rate, float(norm), real, computed, milliseconds)
+                yield StepRow(
+                    number, name, value, rate, float(norm), *counts, stopped.milliseconds()
+                )
             pending.clear()
 
 
-def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch, every tensor of it on the device."""
     return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -27,7 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "vocab_size": 60,
-        "max_position_embeddings": 40,
+        "max_position_embeddings": 128,
     },
     "distilbert": {
         "dim": 24,
@@ -35,7 +35,7 @@ TINY: dict[str, dict[str, Any]] = {
         "n_layers": 3,
         "n_heads": 4,
         "vocab_size": 60,
-        "max_position_embeddings": 40,
+        "max_position_embeddings": 128,
     },
     "llama": {
         "hidden_size": 24,
@@ -44,7 +44,7 @@ TINY: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "vocab_size": 60,
-        "max_position_embeddings": 40,
+        "max_position_embeddings": 128,
         "mlp_bias": True,
         "pad_token_id": 0,
     },
@@ -170,6 +170,7 @@ def tiny_overrides(hub_folder: Path, table_file: Path) -> list[str]:
         "train.max_steps=10",
         "measure.eval_every=5",
         "train.threads=1",
+        "measure.timing=none",
     ]
 
 
@@ -187,7 +188,7 @@ class Outcome:
         """The lines on standard error, progress bars left out."""
         lines = re.split(r"[\r\n]+", self.err)
         return [
-            line for line in lines if line.strip() and "step/s" not in line and "?it" not in line
+            line for line in lines if line.strip() and not re.search(r"%\|| 0(step|round)", line)
         ]
 
     def records(self) -> list[dict[str, Any]]:

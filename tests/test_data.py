@@ -4,9 +4,10 @@ import datasets
 import pandas as pd
 import pytest
 
-from sparselora.data import SPLITS, hash_fraction, load_data
+from sparselora.data import hash_fraction, load_data
 from sparselora.errors import UserError
 from sparselora.schema import DataConfig
+from sparselora.sources import SPLITS
 from tests.conftest import sentences
 
 
@@ -70,7 +71,7 @@ def test_the_hash_is_stable() -> None:
     ("labels", "names"),
     [
         ([3, 1, 2], ["1", "2", "3"]),
-        ([0.0, 1.0, 0.0], ["0", "1"]),
+        ([0.0, 1.0, 0.0], ["0.0", "1.0"]),
         ([True, False, True], ["False", "True"]),
         (["NA", "null", "x"], ["NA", "null", "x"]),
         ([10, 9, 2], ["2", "9", "10"]),
@@ -159,3 +160,36 @@ def test_critics_lines() -> None:
     assert sizes["train"] / 12_752 == pytest.approx(0.70, abs=0.03)
     films = [set(split.groups) for split in data.splits.values()]
     assert sum(map(len, films)) == len(set.union(*films)) == 507
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_labels_and_texts_stay_as_written(tmp_path: Path, suffix: str) -> None:
+    # pandas would read 007 and 7 as one number, and a column called date as a time.
+    frame = pd.DataFrame(
+        {
+            "date": [f"2020-01-{1 + index % 28:02d} {index}" for index in range(200)],
+            "kind": ["007", "7"] * 100,
+        }
+    )
+    path = tmp_path / f"lines.{suffix}"
+    WRITERS[suffix](frame, path)
+    data = load_data(config(path, text_column="date"))
+    assert sorted(data.label_names) == ["007", "7"]
+    assert set(data.splits["train"].texts) <= set(frame["date"])
+
+
+def test_a_missing_group_is_a_group_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "lines.csv"
+    frame = sentences(240)
+    frame.loc[::7, "film"] = None
+    frame.to_csv(path, index=False)
+    data = load_data(config(path, group_column="film"))
+    assert sum(len(split) for split in data.splits.values()) == 240
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "lines.csv"
+    sentences(240).to_csv(path, index=False)
+    assert len(load_data(config(path)).splits["train"]) > 50
+    sentences(120).to_csv(path, index=False)
+    assert sum(len(split) for split in load_data(config(path)).splits.values()) == 120

@@ -28,7 +28,12 @@ SNIPPETS = [block for language, block in BLOCKS if language == "python"]
 def small(arguments: list[str], hub_folder: Path) -> list[str]:
     """The command as it stands, on a tiny model and a few steps where it does not say otherwise."""
     given = {argument.split("=")[0] for argument in arguments}
-    extra = {"train.max_steps": "3", "measure.eval_every": "null", "train.threads": "1"}
+    extra = {
+        "train.max_steps": "3",
+        "measure.eval_every": "null",
+        "train.threads": "1",
+        "measure.timing": "none",
+    }
     if not given & {"model", "model.name_or_path"}:
         extra |= {"model.name": "tiny", "model.name_or_path": str(hub_folder)}
     if "data" not in given:

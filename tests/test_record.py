@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sparselora.errors import UserError
 from sparselora.record import RunRecord, write_atomically
 
 
@@ -18,7 +19,7 @@ class Row:
 def test_on_disk_from_the_start_and_never_overwritten(tmp_path: Path) -> None:
     record = RunRecord(tmp_path / "runs" / "one", {"label": "x"})
     assert json.loads(record.path.read_text())["status"] == "running"
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UserError, match="exists"):
         RunRecord(tmp_path / "runs" / "one", {})
     record.end("failed", "why")
     content = json.loads(record.path.read_text())

@@ -7,6 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
+from sparselora.report.bench import load_benches, print_bench
 from sparselora.report.load import load_records
 from sparselora.report.table import print_sweep, sweep_table
 
@@ -18,6 +19,9 @@ class SweepTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         if not folder.is_dir():
             return
+        benches = load_benches(folder)
+        if benches:
+            print_bench(benches, Console())
         frame = sweep_table(load_records(folder))
         if frame.empty:
             return

@@ -14,6 +14,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "run_id": ("run_id",),
     "status": ("status",),
     "label": ("label",),
+    "overrides": ("overrides",),
     "experiment": ("experiment",),
     "model": ("config", "model", "name"),
     "data": ("config", "data", "name"),
@@ -28,12 +29,29 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "loss": ("metrics", "validation", "loss"),
     "best_accuracy": ("metrics", "best_validation", "accuracy"),
     "test_accuracy": ("metrics", "test", "accuracy"),
+    "evaluations": ("evaluations",),
+    "dense_steps": ("steps", "dense"),
+    "sparse_steps": ("steps", "sparse"),
+    "calibration_seconds": ("calibration_seconds",),
+    "dense_reference_ms": ("dense_reference_ms",),
+    "dense_speedup": ("timing", "dense_speedup"),
     "ms_per_step_dense": ("step_time_ms", "dense", "p50"),
     "ms_per_step_sparse": ("step_time_ms", "sparse", "p50"),
     "realised_sparsity": ("sparsity", "realised_mean"),
-    "ffn_dense_flops": ("flops", "ffn_dense"),
-    "ffn_sparse_flops": ("flops", "ffn_sparse"),
-    "estimator_flops": ("flops", "estimators"),
+    "dense_flops": ("flops", "dense", "total"),
+    "sparse_flops": ("flops", "sparse", "total"),
+    "estimator_flops": ("flops", "sparse", "estimator"),
+    "bound": ("flops", "bound"),
+    "speedup": ("timing", "speedup"),
+    "speedup_low": ("timing", "speedup_low"),
+    "speedup_high": ("timing", "speedup_high"),
+    "own_speedup": ("timing", "own_speedup"),
+    "efficiency": ("timing", "efficiency"),
+    "aa_speedup": ("timing", "aa_speedup"),
+    "timing_stable": ("timing", "stable"),
+    "ms_per_step": ("ms_per_step",),
+    "run_speedup": ("run_speedup",),
+    "device_type": ("provenance", "device_type"),
     "trained_parameters": ("parameters", "trained"),
     "peak_memory_mb": ("peak_memory_mb",),
     "device": ("provenance", "device"),
@@ -53,12 +71,26 @@ _NUMBERS = (
     "loss",
     "best_accuracy",
     "test_accuracy",
+    "dense_steps",
+    "sparse_steps",
+    "calibration_seconds",
+    "dense_reference_ms",
+    "dense_speedup",
     "ms_per_step_dense",
     "ms_per_step_sparse",
     "realised_sparsity",
-    "ffn_dense_flops",
-    "ffn_sparse_flops",
+    "dense_flops",
+    "sparse_flops",
     "estimator_flops",
+    "bound",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "own_speedup",
+    "efficiency",
+    "aa_speedup",
+    "ms_per_step",
+    "run_speedup",
     "trained_parameters",
     "peak_memory_mb",
     "threads",
@@ -78,7 +110,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
     if not root.is_dir():
         raise UserError(f"{path}: no such folder; give one that runs wrote to, such as outputs")
     rows = [_row(file) for file in sorted(root.rglob(RECORD_NAME), key=_natural)]
-    frame = pd.DataFrame(rows, columns=[*_FIELDS, "folder"])
+    frame = pd.DataFrame(rows, columns=[*_FIELDS, "pairing", "folder"])
     for column in _NUMBERS:
         frame[column] = pd.to_numeric(frame[column], errors="coerce")
     return frame
@@ -96,8 +128,21 @@ def _row(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         return {"status": "unreadable", "error": str(error), "folder": str(file.parent)}
     row = {column: _dig(record, keys) for column, keys in _FIELDS.items()}
+    row["pairing"] = pairing_key(record)
     row["folder"] = str(file.parent)
     return row
+
+
+def pairing_key(record: dict[str, Any]) -> str | None:
+    """What a run shares with the plain LoRA run that it is compared with: all but its sparsity."""
+    config = record.get("config")
+    if not isinstance(config, dict):
+        return None
+    parts = {key: config.get(key) for key in ("model", "data", "lora", "train", "seed")}
+    if isinstance(parts["train"], dict):
+        aside = ("threads", "device", "keep_checkpoints")
+        parts["train"] = {key: item for key, item in parts["train"].items() if key not in aside}
+    return json.dumps(parts, sort_keys=True)
 
 
 def _dig(value: Any, keys: tuple[str, ...]) -> Any:

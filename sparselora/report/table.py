@@ -9,38 +9,83 @@ from rich.table import Table
 
 _COLUMNS = {
     "label": ("run", "{}"),
+    "varied": ("overrides", "{}"),
     "seed": ("seed", "{:.0f}"),
     "status": ("status", "{}"),
     "accuracy": ("accuracy", "{:.4f}"),
     "delta_dense": ("− dense", "{:+.4f}"),
-    "f1": ("F1", "{:.4f}"),
-    "ms_per_step_sparse": ("ms/step sparse", "{:.1f}"),
-    "ms_per_step_dense": ("ms/step dense", "{:.1f}"),
+    "ms_per_step": ("ms/step", "{:.1f}"),
+    "speedup": ("× stock", "{:.3f}"),
+    "speedup_interval": ("95 %", "{}"),
+    "bound": ("bound", "{:.2f}"),
+    "efficiency": ("of bound", "{:.2f}"),
+    "run_speedup": ("run ×", "{:.2f}"),
+    "seconds_to_dense_accuracy": ("s to dense accuracy", "{:.0f}"),
+    "ms_per_step_sparse": ("raw ms sparse", "{:.1f}"),
+    "ms_per_step_dense": ("raw ms dense", "{:.1f}"),
     "realised_sparsity": ("sparsity", "{:.3f}"),
     "estimator_gflops": ("estimator GFLOPs", "{:.4f}"),
     "peak_memory_mb": ("peak MB", "{:.0f}"),
     "folder": ("record", "{}"),
 }
 
+CUDA_NOTE = (
+    "CUDA: no run on a CUDA device is recorded yet with this project; take its times as untested."
+)
+
 
 def sweep_table(records: pd.DataFrame) -> pd.DataFrame:
     """The runs of one sweep: completed ones first, by accuracy, best first.
 
-    `delta_dense` is the accuracy beside that of the plain LoRA run of the same seed, model and data,
-    where there is exactly one such run in the sweep.
+    `delta_dense` is the accuracy beside that of the plain LoRA run that shares all but the sparsity
+    (model, data, budget, seed), the last one where there are several. `varied` holds the overrides
+    that are not the same in every row. `seconds_to_dense_accuracy` is the drift-corrected time at
+    the first evaluation that reached that plain LoRA run's; missing where none did.
     """
     frame = records.copy()
     frame["estimator_gflops"] = frame["estimator_flops"] / 1e9
-    pairing = ["seed", "model", "data"]
-    plain = frame[(frame["realised_sparsity"] == 0.0) & (frame["status"] == "completed")]
-    dense = plain.drop_duplicates(pairing, keep=False).set_index(pairing)["accuracy"]
-    keys = pd.MultiIndex.from_frame(frame[pairing])
-    frame["delta_dense"] = frame["accuracy"] - dense.reindex(keys).to_numpy()
+    frame["varied"] = _varied(frame["overrides"])
+    frame["speedup_interval"] = [
+        None if pd.isna(low) else f"{low:.3f} to {high:.3f}"
+        for low, high in zip(frame["speedup_low"], frame["speedup_high"], strict=True)
+    ]
+    plain = frame[(frame["sparse_steps"] == 0) & (frame["status"] == "completed")]
+    dense = plain.drop_duplicates("pairing", keep="last").set_index("pairing")["accuracy"]
+    reached = dense.reindex(frame["pairing"]).to_numpy()
+    frame["delta_dense"] = frame["accuracy"] - reached
+    frame["seconds_to_dense_accuracy"] = [
+        _seconds_to(row, target)
+        for row, target in zip(frame.to_dict("records"), reached, strict=True)
+    ]
     unfinished = (frame["status"] != "completed").rename("unfinished")
     order = frame.assign(unfinished=unfinished).sort_values(
         ["unfinished", "accuracy"], ascending=[True, False], kind="stable"
     )
-    return order.drop(columns="unfinished").reset_index(drop=True)
+    hidden = ["unfinished", "pairing", "evaluations"]
+    return order.drop(columns=hidden).reset_index(drop=True)
+
+
+def _varied(overrides: pd.Series) -> list[str | None]:
+    rows = [
+        dict(str(line).split("=", 1) for line in lines if "=" in str(line))
+        if isinstance(lines, list)
+        else {}
+        for lines in overrides
+    ]
+    keys = {key: None for row in rows for key in row}
+    changing = [key for key in keys if len({row.get(key) for row in rows}) > 1]
+    return [" ".join(f"{key}={row[key]}" for key in changing if key in row) or None for row in rows]
+
+
+def _seconds_to(row: dict[Any, Any], target: float) -> float | None:
+    if pd.isna(target) or pd.isna(row["dense_reference_ms"]) or not row["evaluations"]:
+        return None
+    for evaluation in row["evaluations"]:
+        if evaluation["accuracy"] >= target:
+            dense = min(evaluation["step"], row["dense_steps"])
+            steps = dense / row["dense_speedup"] + (evaluation["step"] - dense) / row["speedup"]
+            return row["calibration_seconds"] + steps * row["dense_reference_ms"] / 1e3
+    return None
 
 
 def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
@@ -48,13 +93,21 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
     table = Table(title=escape(title), title_justify="left")
     columns = [name for name in _COLUMNS if frame[name].notna().any()]
     for name in columns:
-        text = name in ("label", "status", "folder")
+        text = name in ("label", "varied", "status", "folder")
         table.add_column(_COLUMNS[name][0], justify="left" if text else "right", overflow="fold")
     for row in frame.to_dict("records"):
         table.add_row(*(_cell(row[name], _COLUMNS[name][1]) for name in columns))
     console.print(table)
     if frame["random_weights"].eq(True).any():
         console.print("Random weights: the speed is real, the accuracy means nothing.")
+    if frame["device_type"].eq("cuda").any():
+        console.print(CUDA_NOTE)
+    if frame["timing_stable"].eq(False).any():
+        console.print(
+            "Unstable: stock against itself strays from 1 in at least one run; time again."
+        )
+    if frame["device"].nunique() > 1:
+        console.print("Several devices: times of one device say nothing about another's.")
     for row in frame[frame["error"].notna()].to_dict("records"):
         console.print(f"{row['status']}: {row['folder']}: {row['error']}", markup=False)
 
@@ -70,7 +123,7 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
         title=f"{escape(content['label'])}, seed {content['config']['seed']}", show_header=False
     )
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     final, best = metrics["validation"], metrics["best_validation"]
     table.add_row(
         "validation accuracy",
@@ -88,6 +141,9 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
                 f"{of_phase['p50']:.1f} median, {of_phase['p10']:.1f} to {of_phase['p90']:.1f} "
                 f"(10 % to 90 %), {of_phase['steps']} steps",
             )
+    timing = content.get("timing")
+    if timing:
+        table.add_row("timed, interleaved", _timing_line(content, timing))
     layers = content["sparsity"]["layers"]
     realised = content["sparsity"]["realised_mean"]
     by_layer = " ".join(f"{layer['realised_sparsity']:.3f}" for layer in layers)
@@ -103,3 +159,21 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     console.print(table)
     if content["config"]["model"]["random_init"]:
         console.print("Random weights: the speed is real, the accuracy means nothing.")
+    if content["provenance"]["device_type"] == "cuda":
+        console.print(CUDA_NOTE)
+
+
+def _timing_line(content: dict[str, Any], timing: dict[str, Any]) -> str:
+    interval = f"{timing['speedup_low']:.3f} to {timing['speedup_high']:.3f}"
+    line = (
+        f"{timing['speedup']:.3f} × stock PEFT LoRA ({interval}, {timing['rounds']} rounds); "
+        f"{content['ms_per_step']:.1f} ms/step where stock takes "
+        f"{content['dense_reference_ms']:.1f}; the whole run {content['run_speedup']:.2f} ×"
+    )
+    if timing["own_speedup"] is not None:
+        line += f"; {timing['efficiency']:.0%} of the bound of {timing['bound']:.2f} ×"
+    if not timing["stable"]:
+        line += (
+            f"; unstable: stock against itself {timing['aa_low']:.3f} to {timing['aa_high']:.3f}"
+        )
+    return line

@@ -35,6 +35,8 @@ class Architecture:
     """Modules of the classification head, below the model."""
     intermediate_size: str
     """Name of the config's attribute that holds f."""
+    head_on_every_token: bool = False
+    """Whether the head is applied before one token is picked, as decoders do."""
 
 
 _BERT = Architecture(
@@ -69,6 +71,7 @@ _LLAMA = Architecture(
     ),
     head=("score",),
     intermediate_size="intermediate_size",
+    head_on_every_token=True,
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
@@ -154,7 +157,10 @@ def get_backbone(model: nn.Module) -> nn.Module:
     """The encoder below adapters and head: the module that is called with `attention_mask`."""
     unwrap: Any = getattr(model, "get_base_model", None)
     inner: Any = model if unwrap is None else unwrap()
-    return inner.base_model
+    backbone = getattr(inner, "base_model", None)
+    if not isinstance(backbone, nn.Module) or not hasattr(backbone, "config"):
+        raise UserError(f"model: {type(inner).__name__} is not a transformers model")
+    return backbone
 
 
 def find_blocks(model: nn.Module) -> list[FFNBlock]:

@@ -31,20 +31,33 @@ ESTIMATORS = MappingProxyType(
 
 def check_sparsity(key: str, value: float) -> None:
     """Raise a `UserError` that names `key` unless 0 ≤ value < 1."""
-    if math.isnan(value) or not 0.0 <= value < 1.0:
-        raise UserError(f"{key}={value:g}: a sparsity from 0 up to, not including, 1 is allowed")
+    if not isinstance(value, int | float) or math.isnan(value) or not 0.0 <= value < 1.0:
+        raise UserError(
+            f"{key}={_shown(value)}: a sparsity from 0 up to, not including, 1 is allowed"
+        )
 
 
 def check_at_least(key: str, value: float | None, least: float) -> None:
     """Raise a `UserError` that names `key` unless it is null or a finite number ≥ least."""
     if value is not None and not (math.isfinite(value) and value >= least):
-        raise UserError(f"{key}={value:g}: a finite number of at least {least:g} is allowed")
+        raise UserError(f"{key}={_shown(value)}: a finite number of at least {least:g} is allowed")
 
 
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise a `UserError` that names `key` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise UserError(f"{key}={value}: one of {', '.join(allowed)} is allowed")
+
+
+def _shown(value: object) -> str:
+    # As it stands on a command line.
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, int | float) else repr(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -74,18 +87,22 @@ class SparsityConfig:
     def __post_init__(self) -> None:
         check_sparsity("ffn_sparsity", self.ffn_sparsity)
         for pattern, value in self.layer_sparsity.items():
+            if not isinstance(pattern, str):
+                raise UserError(
+                    f"layer_sparsity: {pattern!r}: a pattern such as 'layer.0' is allowed"
+                )
             check_sparsity(f"layer_sparsity.{pattern}", value)
         check_choice("schedule.rule", self.rule, RULES)
         check_choice("estimator.name", self.estimator, tuple(ESTIMATORS))
-        if ESTIMATORS[self.estimator].has_rank and (self.svd_rank is None or self.svd_rank < 1):
+        if ESTIMATORS[self.estimator].has_rank and not _is_count(self.svd_rank):
             raise UserError(
-                f"svd_rank={self.svd_rank}: a whole number from 1 to "
+                f"svd_rank={_shown(self.svd_rank)}: a whole number from 1 to "
                 "min(hidden_size, intermediate_size) is allowed"
             )
-        if self.estimator_tokens is not None and self.estimator_tokens < 1:
+        if self.estimator_tokens is not None and not _is_count(self.estimator_tokens):
             raise UserError(
-                f"estimator.tokens={self.estimator_tokens}: a whole number of at least 1, or null "
-                "for all tokens, is allowed"
+                f"estimator.tokens={_shown(self.estimator_tokens)}: a whole number of at least 1, or "
+                "null for all tokens, is allowed"
             )
 
     def check_rank(self, hidden_size: int, intermediate_size: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.activations import SiLUActivation
 
 from sparselora.sparse.blocks import FFNBlock
 from sparselora.sparse.selector import sample_tokens, select_ffn_channels
@@ -25,20 +26,17 @@ from sparselora.sparse.selector import sample_tokens, select_ffn_channels
 
 def _activation_backward(activation: nn.Module, grad: Tensor, pre_activation: Tensor) -> Tensor:
     """`grad` · act'(pre_activation), elementwise, from the pre-activation alone."""
-    approximate = _gelu_approximation(activation)
-    if approximate is not None:
+    if isinstance(activation, nn.GELU):
+        approximate = activation.approximate
         return torch.ops.aten.gelu_backward(grad, pre_activation, approximate=approximate)
+    # transformers' GELUActivation holds the function that it applies.
+    if getattr(activation, "act", None) is nn.functional.gelu:
+        return torch.ops.aten.gelu_backward(grad, pre_activation)
+    if isinstance(activation, nn.SiLU | SiLUActivation):
+        return torch.ops.aten.silu_backward(grad, pre_activation)
     with torch.enable_grad():
         variable = pre_activation.detach().requires_grad_()
         return torch.autograd.grad(activation(variable), variable, grad)[0]
-
-
-def _gelu_approximation(activation: nn.Module) -> str | None:
-    """Which of torch's own GELUs an activation is, or None where it is neither."""
-    if isinstance(activation, nn.GELU):
-        return activation.approximate
-    # transformers' GELUActivation holds the function that it applies.
-    return "none" if getattr(activation, "act", None) is nn.functional.gelu else None
 
 
 class SparseFFNFunction(torch.autograd.Function):
@@ -100,6 +98,31 @@ class SparsityState:
         self.attention_mask: Tensor | None = None
         self.forward_count: int | None = None
         """Which call of the backbone is running; None where it was never called."""
+        self._unmatched_forwards = 0
+        self._backward_task = -1
+
+    def begin_forward(self, attention_mask: Tensor | None) -> None:
+        """Note a call of the backbone; a mask that is not (batch, length) is not one of padding."""
+        two_dimensional = attention_mask is not None and attention_mask.dim() == 2
+        self.attention_mask = attention_mask if two_dimensional else None
+        self.forward_count = (self.forward_count or 0) + 1
+        self._unmatched_forwards += torch.is_grad_enabled()
+
+    def check_recomputation(self) -> None:
+        """Refuse a recomputation, under gradient checkpointing, whose forward call is not known.
+
+        Raises:
+            RuntimeError: inside a backward pass that several forward calls went before.
+        """
+        task = torch._C._current_graph_task_id()
+        if task in (-1, self._backward_task):
+            return
+        if self._unmatched_forwards > 1:
+            raise RuntimeError(
+                f"gradient checkpointing: {self._unmatched_forwards} forward calls before one "
+                "backward pass; sparse blocks need a backward pass after each"
+            )
+        self._backward_task, self._unmatched_forwards = task, 0
 
 
 class SparseFFN:
@@ -126,6 +149,7 @@ class SparseFFN:
         self.kept = kept
         self.tokens = tokens
         self.state = state
+        self.training = True
         self.calls = 0
         self.channels_computed = 0
         self._choice: tuple[int | None, Tensor] | None = None
@@ -149,6 +173,7 @@ class SparseFFN:
         Within one call of the model the choice is made once, so that a recomputation under gradient
         checkpointing takes the same channels.
         """
+        self.state.check_recomputation()
         count = self.state.forward_count
         if self._choice is not None and count is not None and self._choice[0] == count:
             return self._choice[1]

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -23,10 +23,7 @@ from sparselora.sparse.ffn import SparseFFN, SparsityState
 
 
 class StandIn(nn.Module):
-    """Stands in a model for `original`, whose parameters, buffers and children it shares.
-
-    Training and evaluation mode follow this module, since it is the one in the model's tree.
-    """
+    """Stands in a model for `original`, whose parameters, buffers and children it shares."""
 
     def __init__(self, original: nn.Module, sparse: SparseFFN) -> None:
         super().__init__()
@@ -41,9 +38,10 @@ class StandIn(nn.Module):
     @property
     def active(self) -> bool:
         """Sparse only while switched on and training: evaluation is always dense."""
-        return self.training and self._sparse[0].state.enabled
+        sparse = self._sparse[0]
+        return sparse.training and sparse.state.enabled
 
-    def train(self, mode: bool = True) -> "StandIn":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self._original[0].training = mode
         return self
@@ -60,13 +58,38 @@ class PassThrough(StandIn):
 
 
 class SparseOutput(StandIn):
-    """For lin2, or the block as a module: the whole block from the block's input, while sparse."""
+    """For lin2, or the block as a module: the whole block from the block's input, while sparse.
+
+    Its mode is the block's: the stand-ins of one block are never of two minds.
+    """
+
+    def __init__(self, original: nn.Module, sparse: SparseFFN) -> None:
+        super().__init__(original, sparse)
+        sparse.training = self.training
+
+    def train(self, mode: bool = True) -> Self:
+        self._sparse[0].training = mode
+        return super().train(mode)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.active:
             return self._sparse[0].forward(hidden_states)
         output: Tensor = self._original[0](hidden_states)
         return output
+
+
+class NoteBatch:
+    """Forward pre-hook of the backbone: tells the sparse blocks which batch is in hand.
+
+    An object and not a closure, so that a deep copy of the model gets a hook and a state of its own.
+    """
+
+    def __init__(self, state: SparsityState) -> None:
+        self.state = state
+
+    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
+        self.state.begin_forward(arguments.get("attention_mask"))
 
 
 @dataclass(frozen=True)
@@ -94,15 +117,9 @@ class SparsityHandle:
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for ffn in sparse.values():
             self._swap_in(ffn)
-        backbone = get_backbone(model)
-        signature = inspect.signature(backbone.forward)
-
-        def note_batch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
-            self.state.attention_mask = mask if mask is not None and mask.dim() == 2 else None
-            self.state.forward_count = (self.state.forward_count or 0) + 1
-
-        self._hook = backbone.register_forward_pre_hook(note_batch, with_kwargs=True)
+        self._hook = get_backbone(model).register_forward_pre_hook(
+            NoteBatch(self.state), with_kwargs=True
+        )
 
     @property
     def enabled(self) -> bool:
@@ -187,7 +204,8 @@ def sparsify(model: nn.Module, config: SparsityConfig) -> SparsityHandle:
         UserError: unknown architecture, a rank or a layer pattern that does not fit the model, FFN
             weights that train or that carry an adapter, a model that is sparse already.
     """
-    if any(isinstance(module, StandIn) for module in model.modules()):
+    hooks = get_backbone(model)._forward_pre_hooks.values()
+    if any(isinstance(hook, NoteBatch) for hook in hooks):
         raise UserError("model: sparse already; call remove() on its handle first")
     blocks = find_blocks(model)
     for block in blocks:

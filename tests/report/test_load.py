@@ -25,7 +25,9 @@ def record(accuracy: float, realised: float, seed: int = 1, **extra: object) -> 
             "model": {"name": "m", "random_init": False},
             "data": {"name": "d"},
             "seed": seed,
+            "train": {"max_steps": 5, "threads": seed},
         },
+        "steps": {"dense": 5 if realised == 0 else 1, "sparse": 0 if realised == 0 else 4},
         "metrics": {"validation": {"accuracy": accuracy, "f1": 0.5, "loss": 0.6}},
         "sparsity": {"realised_mean": realised},
         **extra,
@@ -65,6 +67,43 @@ def test_difference_to_dense_is_paired_by_seed(tmp_path: Path) -> None:
     assert frame.loc[("sparse", 1), "delta_dense"] == pytest.approx(-0.01)
     assert frame.loc[("sparse", 2), "delta_dense"] == pytest.approx(0.01)
     assert pd.isna(frame.loc[("sparse", 3), "delta_dense"])
+
+
+def test_a_run_of_another_budget_is_no_reference(tmp_path: Path) -> None:
+    write(tmp_path / "dense", **record(0.8, 0.0))
+    longer = record(0.9, 0.5)
+    longer["config"]["train"]["max_steps"] = 50
+    write(tmp_path / "longer", **longer)
+    # A sparse run that rounded to nothing left out is not plain LoRA.
+    write(tmp_path / "rounded", **(record(0.7, 0.0) | {"steps": {"dense": 1, "sparse": 4}}))
+    frame = sweep_table(load_records(tmp_path)).set_index("accuracy")
+    assert pd.isna(frame.loc[0.9, "delta_dense"])
+    assert frame.loc[0.7, "delta_dense"] == pytest.approx(-0.1)
+
+
+def test_rows_of_any_swept_key_can_be_told_apart(tmp_path: Path) -> None:
+    for rate in ("1e-3", "2e-4"):
+        overrides = ["seed=1", f"train.learning_rate={rate}"]
+        write(tmp_path / rate, **record(0.8, 0.5, overrides=overrides))
+    varied = sweep_table(load_records(tmp_path))["varied"]
+    assert sorted(varied) == ["train.learning_rate=1e-3", "train.learning_rate=2e-4"]
+
+
+def test_time_to_the_dense_runs_accuracy(tmp_path: Path) -> None:
+    extra = {
+        "calibration_seconds": 2.0,
+        "dense_reference_ms": 100.0,
+        "timing": {"dense_speedup": 1.0, "speedup": 2.0},
+        "evaluations": [{"step": 3, "accuracy": 0.7}, {"step": 5, "accuracy": 0.85}],
+    }
+    write(tmp_path / "dense", **record(0.8, 0.0))
+    write(tmp_path / "sparse", **record(0.85, 0.5, **extra))
+    below = extra | {"evaluations": [{"step": 5, "accuracy": 0.79}]}
+    write(tmp_path / "below", **record(0.79, 0.5, **below))
+    frame = sweep_table(load_records(tmp_path)).set_index("accuracy")
+    # 2 s, one dense step of 100 ms, four sparse ones of 50 ms.
+    assert frame.loc[0.85, "seconds_to_dense_accuracy"] == pytest.approx(2.3)
+    assert pd.isna(frame.loc[0.79, "seconds_to_dense_accuracy"])
 
 
 def test_names_from_configs_are_printed_as_they_are(tmp_path: Path) -> None:

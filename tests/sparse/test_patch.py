@@ -173,3 +173,46 @@ def find_unpatched(model: nn.Module) -> list:
             if hasattr(child, "_original"):
                 setattr(module, name, child._original[0])
     return find_blocks(handle_free)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_deep_copy_has_a_batch_of_its_own(model_type: str) -> None:
+    # The hook was a closure over the original's state: a copy scored padding, or an old batch's mask.
+    model = tiny_model(model_type)
+    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None))
+    clone = copy.deepcopy(model)
+    for rows, length in ((4, 9), (6, 12)):
+        batch = tiny_batch(rows, length)
+        torch.testing.assert_close(clone(**batch).logits, model(**batch).logits)
+    handle.remove()
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(clone(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_one_stand_in_in_evaluation_mode_takes_the_block_along(model_type: str) -> None:
+    model = tiny_model(model_type)
+    sparsify(model, CONFIG)
+    for module in model.modules():
+        if type(module).__name__ == "SparseOutput":
+            module.eval()
+    expected = tiny_model(model_type)(**tiny_batch()).logits
+    torch.testing.assert_close(model(**tiny_batch()).logits, expected)
+
+
+def test_checkpointing_refuses_two_forwards_before_one_backward() -> None:
+    # The choice and the mask of the first forward are gone by then: its gradients came out wrong.
+    model = tiny_model("bert")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    sparsify(model, CONFIG)
+    one, two = tiny_batch(4, 9), tiny_batch(3, 7)
+    for _ in range(3):
+        model(**one).loss.backward()
+    loss = model(**one).loss + model(**two).loss
+    with pytest.raises(RuntimeError, match="2 forward calls before one backward"):
+        loss.backward()
+
+
+def test_not_a_transformers_model() -> None:
+    with pytest.raises(UserError, match="Linear is not a transformers model"):
+        sparsify(nn.Linear(3, 3), CONFIG)

@@ -1,0 +1,154 @@
+"""`python -m sparselora.bench`: times a setting without training it; with `-m` several into one table.
+
+Takes the settings that `sparselora.run` takes, and `bench.batch_size` and `bench.seq_len`. Writes
+`bench.json` in its own folder, below `outputs/runs` or `outputs/multiruns`.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sparselora.command import EXECUTION_WHITELIST, execute
+from sparselora.config import parse_config
+from sparselora.paths import CONF
+from sparselora.preflight import check_shape, user_keys
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparselora.schema import RunConfig
+
+BENCH_NAME = "bench.json"
+
+
+def task(config: DictConfig) -> float:
+    """Time one setting in Hydra's output folder; returns ms/step."""
+    job = HydraConfig.get()
+    keys = user_keys(list(job.overrides.task))
+    run = parse_config(config, keys)
+    sparsities = check_shape(run, keys)
+    if run.bench.batch_size is not None:
+        run = replace(run, train=replace(run.train, batch_size=run.bench.batch_size))
+
+    import torch
+    from rich.console import Console
+    from transformers import set_seed
+
+    from sparselora import summary
+    from sparselora.config import is_dense
+    from sparselora.device import choose_device, use_threads
+    from sparselora.labels import describe
+    from sparselora.lock import DeviceLock
+    from sparselora.measure import measure
+    from sparselora.model import load_model, load_tokenizer
+    from sparselora.provenance import provenance
+    from sparselora.record import write_atomically
+    from sparselora.report.bench import print_bench
+    from sparselora.roofline import roofline
+    from sparselora.sparse.patch import sparsify
+
+    device = choose_device(run.train.device)
+    use_threads(run.train.threads)
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(run.model)
+    batches, labels = _batches(run, tokenizer)
+    model = load_model(run, labels, tokenizer.pad_token_id).to(device)
+    dense = is_dense(sparsities)
+    lock = DeviceLock(device)
+    timing = measure(
+        model, None if dense else run.sparsity, batches, run.train, run.measure, device, lock
+    )
+    shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
+    handle = None if dense else sparsify(model, run.sparsity)
+    flops = summary.of_flops(handle, model, run, shapes)
+    assert flops is not None
+    timing["bound"] = flops["bound"]
+    own = timing["own_speedup"]
+    timing["efficiency"] = None if own is None else own / flops["bound"]
+    with lock.alone():
+        probe = roofline(
+            device, torch.bfloat16 if run.train.precision.name == "bf16" else torch.float32
+        )
+    experiment = job.runtime.choices.get("experiment")
+    content = {
+        "label": describe(run, sparsities, experiment, keys),
+        "model": run.model.name,
+        "random_weights": run.model.random_init,
+        "batch_size": run.train.batch_size,
+        "mean_length": sum(length for _, length in shapes) / len(shapes),
+        **timing,
+        "flops": flops,
+        "achieved": _achieved(timing, flops, probe),
+        "roofline": probe,
+        "lock_wait_seconds": lock.waited_seconds,
+        "config": run.to_dict(),
+        "overrides": list(job.overrides.task),
+        "provenance": provenance(device),
+    }
+    path = Path(job.runtime.output_dir) / BENCH_NAME
+    text = json.dumps(content, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    if job.mode is None or job.mode.name != "MULTIRUN":
+        print_bench([(content, path)], Console())
+    return float(timing["sparse_ms"] or timing["own_dense_ms"])
+
+
+def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[dict[str, "torch.Tensor"]], list[str]]:
+    import itertools
+
+    import torch
+
+    count = run.measure.batches * run.train.gradient_accumulation_steps
+    if run.bench.seq_len is not None:
+        generator = torch.Generator().manual_seed(run.seed)
+        size = (run.train.batch_size, run.bench.seq_len)
+        return [
+            {
+                "input_ids": torch.randint(len(tokenizer), size, generator=generator),
+                "attention_mask": torch.ones(size, dtype=torch.long),
+                "labels": torch.randint(2, size[:1], generator=generator),
+            }
+            for _ in range(count)
+        ], ["0", "1"]
+    from sparselora.batches import tokenize, training_batches
+    from sparselora.data import load_data
+
+    data = load_data(run.data)
+    split = tokenize(tokenizer, data.splits["train"], run.data.max_length)
+    endless = training_batches(tokenizer, split, run.train.batch_size, run.seed)
+    return list(itertools.islice(endless, count)), data.label_names
+
+
+def _achieved(
+    timing: dict[str, Any], flops: dict[str, Any], probe: dict[str, Any]
+) -> dict[str, float]:
+    # Near 1: the step runs at the rate of this device's matrix products; far below: something else
+    # than arithmetic takes the time.
+    rate = probe["matmul_gflops"] * 1e9
+    dense = flops["dense"]["total"] / (timing["own_dense_ms"] / 1e3) / rate
+    if timing["sparse_ms"] is None:
+        return {"own_dense": dense}
+    return {
+        "own_dense": dense,
+        "sparse": flops["sparse"]["total"] / (timing["sparse_ms"] / 1e3) / rate,
+    }
+
+
+_hydra_main = hydra.main(
+    config_path=str(CONF), config_name="config", execution_whitelist=EXECUTION_WHITELIST
+)(task)
+
+
+def main() -> int:
+    """The command line; see `sparselora.command.execute`."""
+    return execute(_hydra_main)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What the commands share: errors as lines, exit codes, signals."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from sparselora import hydra_setup, messages
+from sparselora.errors import TrainingError
+from sparselora.preflight import parse_arguments, preflight
+
+hydra_setup.install()
+
+EXECUTION_WHITELIST = ["sparselora.report.callback.SweepTable", "logging.*", "colorlog.*"]
+"""The only objects that the shipped configs instantiate; a config cannot name another."""
+
+
+def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> int:
+    """Check a command whole, then run it.
+
+    Args:
+        unused: beginnings of the keys that this command does not look at.
+
+    Returns:
+        0, or 2 for a user's mistake, 1 for a run that failed, 130 for Ctrl-C or a signal to stop.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    # Hydra would print its own traceback and exit; this makes it raise to us instead.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        preflight(parse_arguments(), unused)
+        hydra_main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (*messages.USER_MISTAKES, TrainingError) as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(f"error: {messages.explain(error)}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingError) else 2
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,61 @@
+"""One lock a device: training shares it, timing has it alone.
+
+Concurrent jobs of one user on one machine train in parallel; while one of them times, the others stand
+still. Training holds the lock for a step and lets it go again, so a job that wants to time waits for at
+most one step of each other.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from getpass import getuser
+from pathlib import Path
+
+import torch
+from filelock import FileLock, ReadWriteLock
+
+
+class DeviceLock:
+    """The lock of one device on this machine, for this user.
+
+    A job that wants it alone takes the gate first and keeps it, and every one that shares passes the
+    gate; so new sharers wait behind it, and however many there are it is served. Not to be taken twice
+    by one job.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        index = "" if device.type == "cpu" else f"-{device.index or 0}"
+        user = re.sub(r"\W", "_", getuser())
+        folder = Path(tempfile.gettempdir()) / f"sparselora-locks-{user}"
+        folder.mkdir(exist_ok=True)
+        name = folder / f"{device.type}{index}"
+        self._gate = FileLock(f"{name}.gate", poll_interval=0.02)
+        self._lock = ReadWriteLock(f"{name}.lock")
+        self.waited_seconds = 0.0
+        """How long this job has waited for others in all."""
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Beside other sharers, never beside a job that times."""
+        began = time.perf_counter()
+        with self._gate:
+            self._lock.acquire_read()
+        self.waited_seconds += time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While every other job that uses this lock stands still."""
+        began = time.perf_counter()
+        with self._gate:
+            self._lock.acquire_write()
+            self.waited_seconds += time.perf_counter() - began
+            try:
+                yield
+            finally:
+                self._lock.release()

@@ -1,0 +1,189 @@
+"""Paired timing of one setting: stock PEFT LoRA, our dense path and our sparse one, interleaved.
+
+The arms step over the same batches, optimizer included, on throw-away copies: nothing here touches the
+weights, the random state or the patch of the model that is given.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparselora.device import step_memory
+from sparselora.lock import DeviceLock
+from sparselora.schema import MeasureConfig, TrainConfig
+from sparselora.sparse.blocks import find_blocks
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.patch import SparsityHandle, sparsify
+from sparselora.timing import Budget, StepTimer, interleave, paired_ratio
+from sparselora.train import Stepper, to_device
+
+STOCK, AGAIN, OWN, SPARSE = "stock", "stock_again", "own_dense", "sparse"
+SCHEDULE_STEPS = 1_000_000
+"""Length of the arms' learning-rate schedule: no arm comes to its end."""
+
+
+class Arms:
+    """The models that are timed against each other.
+
+    Frozen weights are shared with `model`, but for those that a patch lays out anew, so two copies
+    cost little; what trains is copied.
+
+    Args:
+        model: not patched.
+        sparsity: of the sparse arm; None where the run is plain LoRA, which has no such arm.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sparsity: SparsityConfig | None,
+        train: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        stock, own = _copy(model), _copy(model)
+        self.models = {STOCK: stock, OWN: own}
+        self.handle: SparsityHandle | None = None
+        if sparsity is not None:
+            self.handle = sparsify(own, sparsity)
+            self.handle.disable()
+        steppers = {
+            name: Stepper(arm, train, SCHEDULE_STEPS, device) for name, arm in self.models.items()
+        }
+        self.names = [STOCK, AGAIN, OWN] + ([SPARSE] if sparsity is not None else [])
+        self._stepper_of = {
+            STOCK: steppers[STOCK],
+            AGAIN: steppers[STOCK],
+            OWN: steppers[OWN],
+            SPARSE: steppers[OWN],
+        }
+
+    def step(self, name: str, micro_batches: Sequence[dict[str, Tensor]]) -> StepTimer:
+        """One optimizer step of one arm."""
+        if self.handle is not None:
+            (self.handle.enable if name == SPARSE else self.handle.disable)()
+        return self._stepper_of[name].step(micro_batches)[2]
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    relaid = {id(block.lin2.weight) for block in find_blocks(model)}
+    shared = {
+        id(parameter): parameter
+        for parameter in model.parameters()
+        if not parameter.requires_grad and id(parameter) not in relaid
+    }
+    return copy.deepcopy(model, shared)
+
+
+def measure(
+    model: nn.Module,
+    sparsity: SparsityConfig | None,
+    batches: Sequence[dict[str, Tensor]],
+    train: TrainConfig,
+    settings: MeasureConfig,
+    device: torch.device,
+    lock: DeviceLock,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Time the arms under the device's lock; → the record's `timing`.
+
+    Args:
+        model: trained or not; not patched.
+        sparsity: None for plain LoRA, whose one comparison is our dense path against stock.
+        batches: real ones, taken in turn.
+        settings: budget.
+
+    Returns:
+        Times in ms and ratios over stock PEFT LoRA, with their intervals. `speedup` is stock over
+        sparse (over our dense path where the run is plain LoRA), `own_speedup` our dense over
+        sparse, `aa_speedup` stock over itself; `stable` is whether that one holds 1.0.
+    """
+    with lock.alone(), torch.random.fork_rng(devices=_cuda(device)):
+        arms = Arms(model, sparsity, train, device)
+        passes = train.gradient_accumulation_steps
+        ready = [to_device(batch, device) for batch in batches]
+        rounds = _grouped(ready, passes)
+        fast = SPARSE if sparsity is not None else OWN
+
+        def watched(times: Mapping[str, list[float]]) -> float:
+            return paired_ratio(_mean(times[STOCK], times[AGAIN]), times[fast]).width
+
+        times = interleave(
+            {name: partial(_step_of_round, arms, name, rounds) for name in arms.names},
+            Budget(
+                settings.min_rounds,
+                settings.max_rounds,
+                settings.seconds,
+                settings.interval_width,
+            ),
+            watched,
+            on_round=on_round,
+        )
+        longest = max(rounds, key=lambda group: sum(batch["input_ids"].numel() for batch in group))
+        memory = {
+            name: step_memory(
+                arms.models[STOCK if name == STOCK else OWN],
+                partial(arms.step, name, longest),
+                device,
+            )
+            for name in (STOCK, fast)
+        }
+    return _summary(times, fast, memory)
+
+
+def _step_of_round(
+    arms: Arms, name: str, rounds: Sequence[Sequence[dict[str, Tensor]]], number: int
+) -> StepTimer:
+    return arms.step(name, rounds[number % len(rounds)])
+
+
+def _summary(
+    times: Mapping[str, list[float]], fast: str, memory: Mapping[str, dict[str, float | None]]
+) -> dict[str, Any]:
+    stock = _mean(times[STOCK], times[AGAIN])
+    control = paired_ratio(times[STOCK], times[AGAIN])
+    speedup = paired_ratio(stock, times[fast])
+    own = paired_ratio(times[OWN], times[fast]) if fast != OWN else None
+    dense = paired_ratio(stock, times[OWN])
+    return {
+        "rounds": len(stock),
+        "stock_dense_ms": _median(stock),
+        "own_dense_ms": _median(times[OWN]),
+        "sparse_ms": _median(times[fast]) if fast != OWN else None,
+        "speedup": speedup.median,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "dense_speedup": dense.median,
+        "own_speedup": None if own is None else own.median,
+        "own_speedup_low": None if own is None else own.low,
+        "own_speedup_high": None if own is None else own.high,
+        "aa_speedup": control.median,
+        "aa_low": control.low,
+        "aa_high": control.high,
+        "stable": control.low <= 1.0 <= control.high,
+        "peak_memory_mb": memory[fast]["peak_mb"],
+        "dense_peak_memory_mb": memory[STOCK]["peak_mb"],
+        "saved_for_backward_mb": memory[fast]["saved_mb"],
+        "dense_saved_for_backward_mb": memory[STOCK]["saved_mb"],
+    }
+
+
+def _grouped(batches: Sequence[Any], size: int) -> list[list[Any]]:
+    whole = len(batches) // size * size
+    return [list(batches[start : start + size]) for start in range(0, whole, size)]
+
+
+def _mean(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [(first + second) / 2 for first, second in zip(one, other, strict=True)]
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).quantile(0.5))
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

@@ -1,0 +1,40 @@
+"""The dense reference of a study: one figure for stock LoRA's ms/step, so that runs can be ranked.
+
+The first run of a sweep on a device leaves its stock time here; every later one of the same kind divides
+that by its own speed-up. Figures of two devices, or of two kinds of step, never meet.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sparselora.record import write_atomically
+from sparselora.schema import RunConfig
+
+REFERENCE_NAME = "dense_reference.json"
+
+
+def reference_key(run: RunConfig, device: str, threads: int) -> str:
+    """What two runs must share for their step times to be comparable."""
+    content: dict[str, Any] = run.to_dict()
+    train = content["train"]
+    steps = {
+        name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
+    }
+    parts = {"device": device, "threads": threads, "model": content["model"]} | steps
+    parts |= {"data": content["data"], "lora": content["lora"]}
+    return json.dumps(parts, sort_keys=True)
+
+
+def dense_reference(study: Path, key: str, stock_ms: float) -> float:
+    """The study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
+    path = study / REFERENCE_NAME
+    with FileLock(f"{path}.lock"):
+        known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        if key not in known:
+            known[key] = stock_ms
+            text = json.dumps(known, indent=1)
+            write_atomically(path, lambda temporary: temporary.write_text(text))
+        return known[key]

@@ -1,0 +1,41 @@
+"""What a device can do at best, by a short probe: rate of matrix products, bandwidth of copies."""
+
+from collections.abc import Callable
+
+import torch
+
+from sparselora.timing import StepTimer
+
+REPEATS = 7
+
+
+def roofline(device: torch.device, dtype: torch.dtype) -> dict[str, float | str]:
+    """The best of a few repeats of a (2048, 2048) product and of a copy of 256 MB.
+
+    Returns:
+        `matmul_gflops` (10⁹ a second, a multiply-add counted twice), `copy_gb_per_second` (10⁹ bytes
+        read and written), `dtype`.
+    """
+    size = 2048
+    one = torch.randn(size, size, device=device, dtype=dtype)
+    product = torch.empty_like(one)
+    source = torch.empty(64_000_000, device=device, dtype=torch.float32)
+    target = torch.empty_like(source)
+
+    def best(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(REPEATS):
+            timer = StepTimer(device)
+            timer.start()
+            work()
+            timer.stop()
+            times.append(timer.milliseconds())
+        return min(times) / 1e3
+
+    seconds = best(lambda: torch.mm(one, one, out=product))
+    moved = best(lambda: target.copy_(source))
+    return {
+        "matmul_gflops": 2 * size**3 / seconds / 1e9,
+        "copy_gb_per_second": 2 * source.numel() * source.element_size() / moved / 1e9,
+        "dtype": str(dtype).removeprefix("torch."),
+    }

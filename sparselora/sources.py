@@ -1,0 +1,122 @@
+"""Where the data come from: the embedded set, a table, or a hub; one pandas frame a split."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sparselora import assets
+from sparselora.errors import UserError
+
+if TYPE_CHECKING:
+    from sparselora.schema import DataConfig
+
+SPLITS = ("train", "validation", "test")
+
+
+def read_frames(config: "DataConfig") -> dict[str, pd.DataFrame]:
+    """The rows that `data.path` names: by split, or under `all` where they are not split.
+
+    Raises:
+        UserError: a file or data set that cannot be read.
+    """
+    if config.path.startswith(assets.PREFIX):
+        table = _asset_table(config.path)
+        assert table is not None
+        return {"all": read_table(Path(assets.resolve(config.path)) / table)}
+    path = Path(config.path).expanduser()
+    if path.is_file():
+        return {"all": read_table(path)}
+    return _read_hub(config, path)
+
+
+def check_path(config: "DataConfig") -> None:
+    """Raise a `UserError` where `data.path` reads like a file that is not there or not a table."""
+    if config.path.startswith(assets.PREFIX):
+        tables = [
+            f"{assets.PREFIX}{name}" for name in assets.ASSETS if _asset_table(name) is not None
+        ]
+        if config.path not in tables:
+            raise UserError(f"data.path={config.path}: {', '.join(tables)} is allowed")
+        return
+    path = Path(config.path).expanduser()
+    looks_like_a_file = path.suffix.lower().removeprefix(".") in _READERS
+    try:
+        if looks_like_a_file and not path.exists():
+            raise UserError(f"data.path={config.path}: no such file")
+        is_file = path.is_file()
+    except OSError as error:
+        raise UserError(f"data.path={config.path[:80]}…: {error.strerror or error}") from error
+    if is_file and not looks_like_a_file:
+        raise UserError(f"data.path={config.path}: one of .{', .'.join(_READERS)} is allowed")
+
+
+def _asset_table(path: str) -> str | None:
+    # The one table that an asset holds.
+    asset = assets.ASSETS.get(path.removeprefix(assets.PREFIX))
+    names = asset.members.values() if asset is not None else ()
+    return next((name for name in names if name.endswith(".csv")), None)
+
+
+# Labels such as 007, NA or null are words here; only an empty cell is missing.
+_AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""]}
+_READERS: dict[str, Any] = {
+    "csv": lambda path: pd.read_csv(path, **_AS_WRITTEN),
+    "tsv": lambda path: pd.read_csv(path, sep="\t", **_AS_WRITTEN),
+    "jsonl": lambda path: pd.read_json(
+        path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"
+    ),
+    "parquet": pd.read_parquet,
+}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV, TSV, JSONL or Parquet file, by its ending."""
+    reader = _READERS[path.suffix.lower().removeprefix(".")]
+    try:
+        frame: pd.DataFrame = reader(path)
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"data.path={path}: cannot be read ({reason})") from error
+    if frame.empty:
+        raise UserError(f"data.path={path}: the file has no rows; at least one is needed")
+    return frame
+
+
+def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            loaded: Any = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(
+                config.path, config.config_name, revision=config.revision
+            )
+    except Exception as error:  # the hub's client raises many kinds, all meaning the same here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"data.path={config.path}: cannot be loaded ({reason}); a local file, a folder in the "
+            "hub's format, or a hub name (with network) is allowed"
+        ) from error
+    if isinstance(loaded, datasets.Dataset):
+        loaded = {config.train_split: loaded}
+    frames = {}
+    for role in SPLITS:
+        name = getattr(config, f"{role}_split")
+        if name is None:
+            continue
+        if name not in loaded:
+            raise UserError(
+                f"data.{role}_split={name}: no such split in {config.path}; "
+                f"it has {', '.join(map(str, loaded))}"
+            )
+        frame = loaded[name].to_pandas()
+        feature = loaded[name].features.get(config.label_column)
+        if isinstance(feature, datasets.ClassLabel):
+            # −1 is the hub's mark for a label that is kept secret: missing, here.
+            names = dict(enumerate(feature.names))
+            frame[config.label_column] = frame[config.label_column].map(names)
+        frames[role] = frame
+    return frames

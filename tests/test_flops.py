@@ -1,0 +1,133 @@
+"""The count against torch's own counter, on real models, and the study's figures to the digit."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, TaskType, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparselora import SparsityConfig, sparsify
+from sparselora.dimensions import model_dimensions
+from sparselora.flops import (
+    STUDY_SECOND_TABLE,
+    ModelDimensions,
+    bound,
+    sliced_ffn_flops,
+    step_flops,
+    study_flops,
+    svd_estimator_flops,
+)
+from sparselora.schedule import kept_channels
+from sparselora.sparse.blocks import ARCHITECTURES
+
+REAL: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
+    | {"num_hidden_layers": 6},
+    "distilbert": {},
+    "llama": {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
+    | {"num_key_value_heads": 3, "num_hidden_layers": 6, "vocab_size": 1000, "pad_token_id": 0},
+}
+DISTILBERT = ModelDimensions(
+    num_layers=6,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_attention_heads=12,
+    num_key_value_heads=12,
+    head_dim=64,
+    gated=False,
+    head_maps=((768, 768, True), (768, 2, True)),
+    head_on_every_token=False,
+)
+ROLES = ("query", "key", "value", "output")
+SCHEDULES = {
+    "dense": [0.0] * 6,
+    "original": [0.0, 0.2, 0.3, 0.5, 0.6, 0.7],
+    "optimized": [0.4, 0.5, 0.6, 0.8, 0.9, 0.95],
+}
+
+
+@pytest.mark.parametrize("projections", [ROLES, ("query", "value"), ("output",)], ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("model_type", REAL)
+def test_within_one_percent_of_torchs_counter(
+    model_type: str, schedule: str, projections: tuple[str, ...]
+) -> None:
+    config = transformers.AutoConfig.for_model(
+        model_type, **REAL[model_type], num_labels=2, attn_implementation="eager"
+    )
+    base = transformers.AutoModelForSequenceClassification.from_config(config)
+    row = ARCHITECTURES[model_type]
+    named = dict(zip(ROLES, row.attention, strict=True))
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=8,
+        lora_dropout=0.05,
+        target_modules=[named[role] for role in projections],
+        modules_to_save=list(row.head),
+    )
+    model = get_peft_model(base, lora).train()
+    sparsities = SCHEDULES[schedule]
+    layer_sparsity = {f"layer.{index}": value for index, value in enumerate(sparsities)}
+    # The SVD of six layers takes seconds, so one case of each model has it.
+    rank = 8 if (schedule, projections) == ("optimized", ROLES) else None
+    config_of: dict[str, Any] = {"svd_rank": rank, "estimator": "svd" if rank else "random"}
+    sparsify(model, SparsityConfig(layer_sparsity=layer_sparsity, estimator_tokens=64, **config_of))
+    batch = {
+        "input_ids": torch.randint(5, 900, (3, 50)),
+        "attention_mask": torch.ones(3, 50, dtype=torch.long),
+        "labels": torch.tensor([0, 1, 0]),
+    }
+    with FlopCounterMode(display=False) as counter:
+        model(**batch).loss.backward()
+    dimensions = model_dimensions(model)
+    kept = [kept_channels(value, dimensions.intermediate_size) for value in sparsities]
+    ours = step_flops(dimensions, 3, 50, kept, projections, 8, rank, 64)
+    assert ours.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+    # Attention alone, so that a small term cannot hide behind the large ones.
+    products = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    assert ours.attention == pytest.approx(products["aten.bmm"], rel=0.01)
+
+
+def test_bound_by_hand() -> None:
+    dimensions = DISTILBERT
+    f = dimensions.intermediate_size
+    dense = step_flops(dimensions, 32, 64, [f] * 6, ("query", "value"), 8)
+    kept = [kept_channels(value, f) for value in SCHEDULES["optimized"]]
+    sparse = step_flops(dimensions, 32, 64, kept, ("query", "value"), 8)
+    assert dense.ffn_lin1 == 6 * 4 * 32 * 64 * 768 * 3072
+    assert sparse.ffn_lin2 == 4 * 32 * 64 * 768 * sum(kept)
+    assert bound(dense, dense) == 1.0
+    # Design figure: 1.85 for optimized at 32 × 64.
+    assert bound(dense, sparse) == pytest.approx(1.85, abs=0.03)
+
+
+def test_estimator_cost_follows_rank_and_tokens() -> None:
+    dimensions = DISTILBERT
+    kept = [1536] * 6
+
+    def estimator(rank: int | None, tokens: int | None) -> int:
+        return step_flops(dimensions, 32, 64, kept, ROLES, 8, rank, tokens).estimator
+
+    assert estimator(8, 128) == 2 * estimator(4, 128) == 6 * svd_estimator_flops(128, 768, 3072, 8)
+    assert estimator(8, None) == estimator(8, 32 * 64) == 16 * estimator(8, 128)
+    assert estimator(None, 128) == 0
+
+
+def test_the_studys_accounting_to_the_digit() -> None:
+    dense = study_flops(0.0, None)
+    assert (dense.lin1, dense.lin2, dense.total) == (2_359_296, 2_359_296, 4_718_592)
+    original = study_flops(0.5, 8)
+    assert (original.lin2, original.svd, original.total) == (1_179_648, 30_720, 3_569_664)
+    assert round(1 - original.total / dense.total, 2) == 0.24
+    optimized = study_flops(0.75, 4)
+    assert (optimized.lin2, optimized.svd, optimized.total) == (589_824, 15_360, 2_964_480)
+    assert round(1 - optimized.total / dense.total, 2) == 0.37
+    second = STUDY_SECOND_TABLE
+    assert second["svd"] == optimized.svd
+    assert second["ffn"] + second["svd"] == second["total"]
+    assert second["before"] == original.total + original.svd  # the SVD counted twice
+    assert round(1 - second["total"] / second["before"], 2) == 0.39
+    assert second["total"] != optimized.total
+    assert sliced_ffn_flops(0.75) == dense.total // 4
