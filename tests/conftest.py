@@ -200,19 +200,20 @@ class Outcome:
 def invoke(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
-    """`sparselora.run.main` in this process, in an empty folder."""
+    """`sparselora.run.main`, or another's, in this process and an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
-    def run(*arguments: str) -> Outcome:
-        before = signal.getsignal(signal.SIGTERM)
+    def run(*arguments: str, main: Callable[[], int] = run_module.main) -> Outcome:
+        before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
         monkeypatch.setattr(sys, "argv", ["sparselora", *arguments])
         capfd.readouterr()
         try:
-            code = run_module.main()
+            code = main()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for name, handler in before.items():
+                signal.signal(name, handler)
             os.environ["HYDRA_FULL_ERROR"] = "0"
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err, tmp_path)

@@ -227,6 +227,47 @@ def test_interrupted_run_keeps_what_it_reached(
     assert {folder.name for folder in (path.parent / "adapter").iterdir()} >= {"best", "last"}
 
 
+def test_a_run_is_timed_after_training(invoke: Invoke, tiny_overrides: list[str]) -> None:
+    kept = [line for line in tiny_overrides if not line.startswith("measure.timing")]
+    few = ["measure.min_rounds=3", "measure.max_rounds=3", "measure.batches=2"]
+    outcome = invoke(*kept, *few, "-m", "experiment=dense,optimized", "measure.timing=both")
+    assert outcome.code == 0, outcome.err
+    dense, optimized = outcome.records()
+    assert optimized["timing"]["rounds"] == optimized["timing_before"]["rounds"] == 3
+    # Both are set against the one figure for stock that the sweep's first run left.
+    assert dense["dense_reference_ms"] == optimized["dense_reference_ms"]
+    assert dense["dense_reference_ms"] == dense["timing"]["stock_dense_ms"]
+    for record in (dense, optimized):
+        expected = record["dense_reference_ms"] / record["timing"]["speedup"]
+        assert record["ms_per_step"] == pytest.approx(expected)
+    timing = optimized["timing"]
+    assert timing["efficiency"] == pytest.approx(timing["own_speedup"] / timing["bound"])
+    stock, calibration = timing["stock_dense_ms"], optimized["calibration_seconds"] * 1e3
+    ours = calibration + 2 * stock / timing["dense_speedup"] + 8 * stock / timing["speedup"]
+    assert optimized["run_speedup"] == pytest.approx(10 * stock / ours)
+    assert "timed, interleaved" in outcome.out
+
+
+@pytest.mark.parametrize("timing", ["none", "both"])
+def test_timing_changes_no_result(invoke: Invoke, tiny_overrides: list[str], timing: str) -> None:
+    kept = [line for line in tiny_overrides if not line.startswith("measure.timing")]
+    outcome = invoke(
+        *kept,
+        "svd_rank=3",
+        f"measure.timing={timing}",
+        "lora.dropout=0.1",
+        *(["measure.max_rounds=3", "measure.min_rounds=3"] if timing == "both" else []),
+    )
+    assert outcome.code == 0, outcome.err
+    (record,) = outcome.records()
+    key = "sparselora_timing_test"
+    losses = pd.read_csv(next(outcome.folder.rglob("metrics.csv")))["loss"].tolist()
+    assert _SEEN.setdefault(key, (record["metrics"], losses)) == (record["metrics"], losses)
+
+
+_SEEN: dict[str, Any] = {}
+
+
 def test_epochs_and_accumulation(invoke: Invoke, tiny_overrides: list[str]) -> None:
     overrides = [line for line in tiny_overrides if not line.startswith("train.max_steps")]
     outcome = invoke(

@@ -1,7 +1,7 @@
 """`bench.json` files → one table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,45 @@ from rich.table import Table
 from sparselora.report.table import CUDA_NOTE
 
 
+def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
+    return lambda content: "–" if content[key] is None else form.format(content[key])
+
+
+_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("model", lambda content: escape(content["model"])),
+    (
+        "examples × tokens",
+        lambda content: f"{content['batch_size']} × {content['mean_length']:.0f}",
+    ),
+    ("rounds", _number("rounds", "{}")),
+    ("stock dense, ms/step", _number("stock_dense_ms", "{:.1f}")),
+    ("our dense, ms/step", _number("own_dense_ms", "{:.1f}")),
+    ("sparse, ms/step", _number("sparse_ms", "{:.1f}")),
+    ("speed-up ×", _number("speedup", "{:.3f}")),
+    (
+        "95 % interval",
+        lambda content: f"{content['speedup_low']:.3f} to {content['speedup_high']:.3f}",
+    ),
+    ("over our dense ×", _number("own_speedup", "{:.3f}")),
+    ("bound ×", _number("bound", "{:.3f}")),
+    ("of the bound", _number("efficiency", "{:.1%}")),
+    ("stock against itself", _number("aa_speedup", "{:.3f}")),
+    ("peak memory, MB", _number("peak_memory_mb", "{:,.0f}")),
+    ("peak memory of stock, MB", _number("dense_peak_memory_mb", "{:,.0f}")),
+    ("saved for backward, MB", _number("saved_for_backward_mb", "{:,.0f}")),
+    ("the same of stock, MB", _number("dense_saved_for_backward_mb", "{:,.0f}")),
+)
+
+
 def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -> None:
-    """A row a setting; the fastest first."""
+    """A column a setting, the fastest first."""
+    ordered = sorted(rows, key=lambda row: -row[0]["speedup"])
     table = Table(title="Interleaved in one process; × is over stock PEFT LoRA")
-    for name in ("setting", "model", "batch", "stock ms", "our dense ms", "sparse ms"):
-        table.add_column(name, justify="left" if name in ("setting", "model") else "right")
-    for name in ("× stock", "95 %", "× our dense", "bound", "of bound", "MB", "MB stock"):
-        table.add_column(name, justify="right")
-    for content, _ in sorted(rows, key=lambda row: -row[0]["speedup"]):
-        memory = (content["peak_memory_mb"], content["dense_peak_memory_mb"])
-        own, efficiency = content["own_speedup"], content["efficiency"]
-        table.add_row(
-            escape(content["label"]),
-            escape(content["model"]),
-            f"{content['batch_size']} × {content['mean_length']:.0f}",
-            f"{content['stock_dense_ms']:.1f}",
-            f"{content['own_dense_ms']:.1f}",
-            "–" if content["sparse_ms"] is None else f"{content['sparse_ms']:.1f}",
-            f"{content['speedup']:.3f}",
-            f"{content['speedup_low']:.3f} to {content['speedup_high']:.3f}",
-            "–" if own is None else f"{own:.3f}",
-            f"{content['bound']:.3f}",
-            "–" if efficiency is None else f"{efficiency:.1%}",
-            *("–" if value is None else f"{value:,.0f}" for value in memory),
-        )
+    table.add_column("")
+    for content, _ in ordered:
+        table.add_column(escape(content["label"]), justify="right", overflow="fold")
+    for name, of in _ROWS:
+        table.add_row(name, *(of(content) for content, _ in ordered))
     console.print(table)
     for content, path in rows:
         if not content["stable"]:

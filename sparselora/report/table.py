@@ -92,6 +92,9 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
     """A row a run; columns that hold nothing are left out."""
     table = Table(title=escape(title), title_justify="left")
     columns = [name for name in _COLUMNS if frame[name].notna().any()]
+    for name in _FIRST_TO_GO:
+        if name in columns and _width(frame, columns) > console.width:
+            columns.remove(name)
     for name in columns:
         text = name in ("label", "varied", "status", "folder")
         table.add_column(_COLUMNS[name][0], justify="left" if text else "right", overflow="fold")
@@ -110,6 +113,32 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
         console.print("Several devices: times of one device say nothing about another's.")
     for row in frame[frame["error"].notna()].to_dict("records"):
         console.print(f"{row['status']}: {row['folder']}: {row['error']}", markup=False)
+
+
+# Where the terminal is narrow these columns are left out, in this order; the file has them all.
+_FIRST_TO_GO = (
+    "estimator_gflops",
+    "folder",
+    "peak_memory_mb",
+    "ms_per_step_dense",
+    "seconds_to_dense_accuracy",
+    "speedup_interval",
+    "ms_per_step_sparse",
+    "efficiency",
+    "bound",
+    "run_speedup",
+    "label",
+)
+
+
+def _width(frame: pd.DataFrame, columns: list[str]) -> int:
+    widths = [
+        max(
+            len(_COLUMNS[name][0]), *(len(_cell(value, _COLUMNS[name][1])) for value in frame[name])
+        )
+        for name in columns
+    ]
+    return sum(widths) + 3 * len(columns) + 1
 
 
 def _cell(value: Any, form: str) -> str:

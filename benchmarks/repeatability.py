@@ -1,0 +1,132 @@
+"""Can the timing be believed? Three questions, each answered by repeating a paired measurement.
+
+    python benchmarks/repeatability.py spread     ten times the same setting, half of them beside a load
+    python benchmarks/repeatability.py control    forty times stock against itself: does the interval hold 1?
+    python benchmarks/repeatability.py parallel   four jobs at once under the lock, and one by one
+
+Each takes minutes on a quiet machine and appends its rows to `docs/results/<question>.csv` as they come.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+SETTINGS = ("dense", "original", "fallback", "optimized")
+
+
+def bench(overrides: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start one `sparselora.bench` in a process of its own."""
+    command = [sys.executable, "-m", "sparselora.bench", *overrides, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def finish(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+    """Wait for it and read what it wrote."""
+    if process.wait():
+        raise SystemExit(f"the bench failed; see {folder}")
+    content: dict[str, Any] = json.loads((folder / "bench.json").read_text())
+    return content
+
+
+def keep(question: str, row: dict[str, Any]) -> None:
+    """Print a row and append it to the question's file."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{question}.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row, flush=True)
+
+
+def figures(content: dict[str, Any]) -> dict[str, Any]:
+    """What the questions look at."""
+    names = ("stock_dense_ms", "speedup", "speedup_low", "speedup_high", "rounds")
+    names += ("aa_speedup", "aa_low", "aa_high", "lock_wait_seconds")
+    return {name: round(content[name], 4) for name in names}
+
+
+def load() -> None:
+    """One core of work that another program would do: products of small matrices."""
+    import torch
+
+    torch.set_num_threads(1)
+    one = torch.randn(256, 256)
+    while True:
+        one = torch.tanh(one @ one)
+
+
+def spread(work: Path) -> None:
+    """Half of the repeats run beside a process that loads one core."""
+    for repeat in range(10):
+        loaded = repeat % 2 == 1
+        other = multiprocessing.Process(target=load, daemon=True)
+        if loaded:
+            other.start()
+        folder = work / f"spread{repeat}"
+        overrides = ["experiment=optimized", "model=distilbert-random", "bench.batch_size=16"]
+        overrides += ["bench.seq_len=27", "measure.seconds=60", "measure.interval_width=0.015"]
+        content = finish(bench(overrides, folder), folder)
+        if loaded:
+            other.terminate()
+            other.join()
+        keep("spread", {"repeat": repeat, "loaded": loaded, **figures(content)})
+
+
+def control(work: Path) -> None:
+    """On the embedded model and data; `experiment=dense` has the fewest arms."""
+    for repeat in range(40):
+        folder = work / f"control{repeat}"
+        overrides = ["experiment=dense", f"seed={repeat}", "bench.batch_size=8"]
+        overrides += ["measure.seconds=60", "measure.interval_width=0.02", "measure.min_rounds=30"]
+        content = finish(bench(overrides, folder), folder)
+        row = {"repeat": repeat, **figures(content)}
+        row["holds_one"] = content["aa_low"] <= 1.0 <= content["aa_high"]
+        row["half_width"] = round((content["aa_high"] - content["aa_low"]) / 2, 4)
+        keep("control", row)
+
+
+def parallel(work: Path) -> None:
+    """The same four jobs at once, then one after the other."""
+    common = ["bench.batch_size=16", "measure.seconds=60", "measure.interval_width=0.02"]
+    for way in ("at once", "one by one"):
+        running = []
+        for name in SETTINGS:
+            folder = work / f"{way.replace(' ', '-')}-{name}"
+            running.append((name, folder, bench([f"experiment={name}", *common], folder)))
+            if way == "one by one":
+                running[-1][2].wait()
+        for name, folder, process in running:
+            content = finish(process, folder)
+            keep("parallel", {"way": way, "experiment": name, **figures(content)})
+
+
+def main() -> None:
+    """Answer one question."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    questions = {"spread": spread, "control": control, "parallel": parallel}
+    parser.add_argument("question", choices=questions)
+    name = parser.parse_args().question
+    began = time.perf_counter()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as work:
+        questions[name](Path(work))
+    print(f"{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

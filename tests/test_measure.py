@@ -1,0 +1,76 @@
+import copy
+
+import pytest
+import torch
+
+from sparselora import SparsityConfig, sparsify
+from sparselora.device import step_memory
+from sparselora.lock import DeviceLock
+from sparselora.measure import AGAIN, OWN, SPARSE, STOCK, Arms, measure
+from sparselora.schema import MeasureConfig, TrainConfig
+from tests.conftest import tiny_batch, tiny_model
+
+CPU = torch.device("cpu")
+SPARSITY = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
+FEW = MeasureConfig(min_rounds=5, max_rounds=5, seconds=30.0)
+
+
+@pytest.mark.parametrize("sparsity", [SPARSITY, None])
+def test_nothing_measured_touches_the_model(sparsity: SparsityConfig | None) -> None:
+    model = tiny_model("bert", dropout=0.1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modules = dict(model.named_modules())
+    strides = {name: p.stride() for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    batches = [tiny_batch(4, 9), tiny_batch(3, 7)]
+    timing = measure(model, sparsity, batches, TrainConfig(), FEW, CPU, DeviceLock(CPU))
+    assert torch.equal(torch.get_rng_state(), state)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert dict(model.named_modules()) == modules
+    assert strides == {name: p.stride() for name, p in model.named_parameters()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert timing["rounds"] == 5
+    assert timing["speedup_low"] <= timing["speedup"] <= timing["speedup_high"]
+    assert timing["aa_low"] <= timing["aa_speedup"] <= timing["aa_high"]
+    assert (timing["sparse_ms"] is None) == (sparsity is None)
+    assert (timing["own_speedup"] is None) == (sparsity is None)
+    assert timing["saved_for_backward_mb"] > 0
+
+
+def test_arms_are_what_they_say() -> None:
+    model = tiny_model("bert")
+    arms = Arms(model, SPARSITY, TrainConfig(learning_rate=1e-9), CPU)
+    assert arms.handle is not None
+    calls = lambda: sum(ffn.calls for ffn in arms.handle._sparse.values())  # noqa: E731
+    for name, expected in ((STOCK, 0), (AGAIN, 0), (OWN, 0), (SPARSE, 3), (OWN, 3), (SPARSE, 6)):
+        arms.step(name, [tiny_batch()])
+        assert calls() == expected, name
+    # Stock is PEFT's own model: no stand-in, no hook, lin2 laid out as it was.
+    stock = arms.models[STOCK]
+    assert not any(type(module).__module__.startswith("sparselora") for module in stock.modules())
+    assert not any(module._forward_pre_hooks for module in stock.modules())
+    weights = dict(stock.named_parameters())
+    assert all(weights[name].stride() == p.stride() for name, p in model.named_parameters())
+    # What is frozen and laid out alike is shared; what trains is not.
+    for name, parameter in model.named_parameters():
+        relaid = name.endswith("output.dense.weight") and "attention" not in name
+        assert (weights[name] is parameter) == (not parameter.requires_grad and not relaid), name
+
+
+def test_a_sparse_step_keeps_less_for_the_backward_pass() -> None:
+    dense = tiny_model("bert", intermediate_size=400)
+    sparse = copy.deepcopy(dense)
+    sparsify(sparse, SparsityConfig(svd_rank=3, ffn_sparsity=0.9))
+    batch = tiny_batch(32, 30)
+    memory = [
+        step_memory(model, lambda model=model: model(**batch).loss.backward(), CPU)["saved_mb"]
+        for model in (dense, sparse)
+    ]
+    assert memory[0] is not None
+    assert memory[1] is not None
+    # Nine tenths of the pre-activations, (N, f) in float32 a layer; lin2 is frozen, so what it takes
+    # in is not kept in either model. The gathered weights, two (k, d), are what comes on top.
+    left_out = 3 * 32 * 30 * 360 * 4 / 1e6
+    gathered = 3 * 2 * 40 * 24 * 4 / 1e6
+    assert memory[0] - memory[1] == pytest.approx(left_out - gathered, rel=0.02)
