@@ -1,7 +1,7 @@
 """Can the timing be believed? Three questions, each answered by repeating a paired measurement.
 
     python benchmarks/repeatability.py spread     ten times the same setting, half of them beside a load
-    python benchmarks/repeatability.py control    forty times stock against itself: does the interval hold 1?
+    python benchmarks/repeatability.py control    forty times stock against itself: is 1 in the interval?
     python benchmarks/repeatability.py parallel   four jobs at once under the lock, and one by one
 
 Each takes minutes on a quiet machine and appends its rows to `docs/results/<question>.csv` as they come.
@@ -53,8 +53,8 @@ def keep(question: str, row: dict[str, Any]) -> None:
 
 def figures(content: dict[str, Any]) -> dict[str, Any]:
     """What the questions look at."""
-    names = ("stock_dense_ms", "speedup", "speedup_low", "speedup_high", "rounds")
-    names += ("aa_speedup", "aa_low", "aa_high", "lock_wait_seconds")
+    names = ["stock_dense_ms", "speedup", "speedup_low", "speedup_high", "rounds"]
+    names += ["aa_speedup", "aa_low", "aa_high", "lock_wait_seconds"]
     return {name: round(content[name], 4) for name in names}
 
 
