@@ -18,6 +18,7 @@ from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
 from sparselora.paths import CONF
 from sparselora.preflight import check_shape, user_keys
+from sparselora.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -61,9 +62,19 @@ def task(config: DictConfig) -> float:
     model = load_model(run, labels, tokenizer.pad_token_id).to(device)
     dense = is_dense(sparsities)
     lock = DeviceLock(device)
-    timing = measure(
-        model, None if dense else run.sparsity, batches, run.train, run.measure, device, lock
-    )
+    experiment = job.runtime.choices.get("experiment")
+    label = describe(run, sparsities, experiment, keys)
+    with Progress(label) as progress:
+        timing = measure(
+            model,
+            None if dense else run.sparsity,
+            batches,
+            run.train,
+            run.measure,
+            device,
+            lock,
+            progress.on_round,
+        )
     shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
     handle = None if dense else sparsify(model, run.sparsity)
     flops = summary.of_flops(handle, model, run, shapes)
@@ -75,9 +86,8 @@ def task(config: DictConfig) -> float:
         probe = roofline(
             device, torch.bfloat16 if run.train.precision.name == "bf16" else torch.float32
         )
-    experiment = job.runtime.choices.get("experiment")
     content = {
-        "label": describe(run, sparsities, experiment, keys),
+        "label": label,
         "model": run.model.name,
         "random_weights": run.model.random_init,
         "batch_size": run.train.batch_size,
@@ -127,16 +137,20 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[dict[str, "torch.Te
 
 def _achieved(
     timing: dict[str, Any], flops: dict[str, Any], probe: dict[str, Any]
-) -> dict[str, float]:
-    # Near 1: the step runs at the rate of this device's matrix products; far below: something else
-    # than arithmetic takes the time.
+) -> dict[str, float | None]:
+    """Shares of what the probe reached: near 1, a step is bound by arithmetic; far below, it is not.
+
+    `gather` is the share of the sparse step that its gathers would take at the bandwidth of a copy.
+    """
     rate = probe["matmul_gflops"] * 1e9
     dense = flops["dense"]["total"] / (timing["own_dense_ms"] / 1e3) / rate
     if timing["sparse_ms"] is None:
-        return {"own_dense": dense}
+        return {"own_dense": dense, "sparse": None, "gather": None}
+    seconds = timing["sparse_ms"] / 1e3
     return {
         "own_dense": dense,
-        "sparse": flops["sparse"]["total"] / (timing["sparse_ms"] / 1e3) / rate,
+        "sparse": flops["sparse"]["total"] / seconds / rate,
+        "gather": flops["gather_bytes"] / (probe["copy_gb_per_second"] * 1e9) / seconds,
     }
 
 

@@ -43,6 +43,7 @@ def fine_tune(
     device: torch.device,
     keep_last: bool,
     on_step: OnStep,
+    on_round: Callable[[int], None] = lambda _: None,
     study: Path | None = None,
 ) -> RunRecord:
     """Train, evaluate and fill `record`, which ends completed, failed or interrupted.
@@ -51,10 +52,11 @@ def fine_tune(
         sparsities: asked of each layer, from `check_model`.
         keep_last: whether the adapter of the last step is written beside the best one.
         on_step: told of each step, with the newest evaluation.
+        on_round: told of each round of timing.
         study: folder whose runs share a dense reference; None for a run on its own.
     """
     try:
-        _FineTune(run, sparsities, record, device, keep_last, on_step, study).run_all()
+        _FineTune(run, sparsities, record, device, keep_last, on_step, on_round, study).run_all()
         record.end(COMPLETED)
     except KeyboardInterrupt:
         record.end(INTERRUPTED, "interrupted by the user or a signal")
@@ -76,10 +78,11 @@ class _FineTune:
         device: torch.device,
         keep_last: bool,
         on_step: OnStep,
+        on_round: Callable[[int], None],
         study: Path | None,
     ) -> None:
         self.run, self.record, self.device, self.on_step = run, record, device, on_step
-        self.study = study
+        self.on_round, self.study = on_round, study
         self.dense_run = is_dense(sparsities)
         self.keep_best = run.train.keep_checkpoints.name != "none" and not run.model.random_init
         self.keep_last = keep_last and self.keep_best
@@ -132,7 +135,10 @@ class _FineTune:
         if handle is not None:
             handle.remove()
         if run.measure.timing is not Timing.none:
-            self._say_speed(plan, handle)
+            try:
+                self._say_speed(plan, handle)
+            except Exception as error:  # what was trained is whole, and stays so
+                self.record.content["timing_error"] = f"{type(error).__name__}: {error}"
 
     def _train(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
         run = self.run
@@ -182,6 +188,7 @@ class _FineTune:
             run.measure,
             self.device,
             self.lock,
+            self.on_round,
         )
         shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
         flops = summary.of_flops(handle, self.model, run, shapes)

@@ -34,6 +34,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         | {package: _version(package) for package in PACKAGES},
         "device": device_name(device),
         "device_type": device.type,
+        "cuda": _cuda(device),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -66,6 +67,16 @@ def device_name(device: torch.device) -> str:
         if line.startswith("model name"):
             return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
     return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def _cuda(device: torch.device) -> dict[str, Any] | None:
+    # Clocks (kHz) and caches (bytes) decide a step's time as much as the name does.
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    names = ("total_memory", "multi_processor_count", "L2_cache_size")
+    names += ("clock_rate", "memory_clock_rate")
+    return {name: getattr(properties, name, None) for name in names}
 
 
 def _git(root: Path, *arguments: str) -> str:

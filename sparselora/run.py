@@ -5,7 +5,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,9 +16,7 @@ from sparselora.config import parse_config
 from sparselora.labels import describe
 from sparselora.paths import CONF
 from sparselora.preflight import check_shape, user_keys
-
-if TYPE_CHECKING:
-    from sparselora.train import StepPlan, StepRow
+from sparselora.progress import Progress
 
 
 def task(config: DictConfig) -> tuple[float, float]:
@@ -55,7 +53,7 @@ def task(config: DictConfig) -> tuple[float, float]:
         },
     )
     keep = run.train.keep_checkpoints.name
-    with _Progress(record.content["label"]) as progress:
+    with Progress(label) as progress:
         fine_tune(
             run,
             sparsities,
@@ -63,6 +61,7 @@ def task(config: DictConfig) -> tuple[float, float]:
             device,
             keep_last=keep == "all" or (keep == "auto" and not multirun),
             on_step=progress.on_step,
+            on_round=progress.on_round,
             study=Path(job.sweep.dir) if multirun else None,
         )
     from rich.console import Console
@@ -78,32 +77,6 @@ def objectives(content: dict[str, Any]) -> tuple[float, float]:
     times = content["step_time_ms"]
     raw = times["sparse" if times["sparse"]["steps"] else "dense"]["p50"]
     return content["metrics"]["validation"]["accuracy"], content.get("ms_per_step") or raw
-
-
-class _Progress:
-    """A bar of steps on standard error, with the phase, the loss and the newest accuracy."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self._bar: Any = None
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_step(self, row: "StepRow", plan: "StepPlan", latest: dict[str, Any]) -> None:
-        from tqdm import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(total=plan.total_steps, desc=self.label, unit="step")
-        shown = f"{row.phase}, loss {row.loss:.3f}, {row.milliseconds:.0f} ms/step"
-        if latest:
-            shown += f", accuracy {latest['accuracy']:.3f} at {latest['step']}"
-        self._bar.set_postfix_str(shown, refresh=False)
-        self._bar.update()
 
 
 _hydra_main = hydra.main(

@@ -9,9 +9,9 @@ from torch import nn
 from sparselora.batches import TokenizedSplit
 from sparselora.data import LabelledData
 from sparselora.dimensions import model_dimensions
-from sparselora.flops import step_flops
+from sparselora.flops import gather_bytes, step_flops
 from sparselora.model import trained_parameters
-from sparselora.schema import RunConfig
+from sparselora.schema import Precision, RunConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.timing import quantiles
 from sparselora.train import StepPlan, StepRow
@@ -92,6 +92,7 @@ def of_flops(
     full = [dimensions.intermediate_size] * dimensions.num_layers
     kept = full if handle is None else [layer.kept for layer in handle.report()]
     passes = run.train.gradient_accumulation_steps
+    element = 2 if run.train.precision is Precision.bf16 else 4
 
     def mean(channels: list[int], rank: int | None) -> dict[str, int]:
         counts = [
@@ -117,6 +118,7 @@ def of_flops(
         "dense": dense,
         "sparse": None if handle is None else sparse,
         "bound": 1.0 if handle is None else dense["total"] / sparse["total"],
+        "gather_bytes": passes * gather_bytes(dimensions, kept, element),
     }
 
 

@@ -19,6 +19,7 @@ from sparselora.flops import (
     study_flops,
     svd_estimator_flops,
 )
+from sparselora.paths import PACKAGE
 from sparselora.schedule import kept_channels
 from sparselora.sparse.blocks import ARCHITECTURES
 
@@ -131,3 +132,7 @@ def test_the_studys_accounting_to_the_digit() -> None:
     assert round(1 - second["total"] / second["before"], 2) == 0.39
     assert second["total"] != optimized.total
     assert sliced_ffn_flops(0.75) == dense.total // 4
+    page = (PACKAGE.parent / "docs" / "flops.md").read_text()
+    figures = [dense.total, original.total, original.lin2, optimized.total, optimized.lin2]
+    figures += [*second.values(), sliced_ffn_flops(0.75)]
+    assert all(f"{figure:,}" in page for figure in figures)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparselora.bench import main as bench_main
 from sparselora.paths import PACKAGE
 from sparselora.report.__main__ import main as report_main
 from tests.conftest import Outcome, sentences
@@ -25,7 +26,7 @@ COMMANDS = [
 SNIPPETS = [block for language, block in BLOCKS if language == "python"]
 
 
-def small(arguments: list[str], hub_folder: Path) -> list[str]:
+def small(arguments: list[str], hub_folder: Path, bench: bool = False) -> list[str]:
     """The command as it stands, on a tiny model and a few steps where it does not say otherwise."""
     given = {argument.split("=")[0] for argument in arguments}
     extra = {
@@ -34,6 +35,8 @@ def small(arguments: list[str], hub_folder: Path) -> list[str]:
         "train.threads": "1",
         "measure.timing": "none",
     }
+    if bench:
+        extra = {"train.threads": "2"}
     if not given & {"model", "model.name_or_path"}:
         extra |= {"model.name": "tiny", "model.name_or_path": str(hub_folder)}
     if "data" not in given:
@@ -62,6 +65,12 @@ def test_command(
     if module == "sparselora.report":
         assert invoke(*small([], hub_folder)).code == 0
         assert report_main(rest) == 0
+        return
+    if module == "sparselora.bench":
+        few = ["measure.min_rounds=2", "measure.max_rounds=2", "measure.batches=1"]
+        outcome = invoke(*small(rest, hub_folder, bench=True), *few, main=bench_main)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.count("speed-up") == 1
         return
     assert module == "sparselora.run"
     if "--help" in rest:

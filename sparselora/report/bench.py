@@ -16,6 +16,12 @@ def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
     return lambda content: "–" if content[key] is None else form.format(content[key])
 
 
+def _share(key: str) -> Callable[[dict[str, Any]], str]:
+    return lambda content: (
+        "–" if content["achieved"][key] is None else f"{content['achieved'][key]:.1%}"
+    )
+
+
 _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("model", lambda content: escape(content["model"])),
     (
@@ -35,6 +41,9 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("bound ×", _number("bound", "{:.3f}")),
     ("of the bound", _number("efficiency", "{:.1%}")),
     ("stock against itself", _number("aa_speedup", "{:.3f}")),
+    ("matmul rate reached, dense", _share("own_dense")),
+    ("matmul rate reached, sparse", _share("sparse")),
+    ("gathers, at copy bandwidth", _share("gather")),
     ("peak memory, MB", _number("peak_memory_mb", "{:,.0f}")),
     ("peak memory of stock, MB", _number("dense_peak_memory_mb", "{:,.0f}")),
     ("saved for backward, MB", _number("saved_for_backward_mb", "{:,.0f}")),

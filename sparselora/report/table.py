@@ -173,6 +173,8 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     timing = content.get("timing")
     if timing:
         table.add_row("timed, interleaved", _timing_line(content, timing))
+    if content.get("timing_error"):
+        table.add_row("timing failed", escape(content["timing_error"]))
     layers = content["sparsity"]["layers"]
     realised = content["sparsity"]["realised_mean"]
     by_layer = " ".join(f"{layer['realised_sparsity']:.3f}" for layer in layers)
