@@ -74,8 +74,8 @@ def _cuda(device: torch.device) -> dict[str, Any] | None:
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
-    names = ("total_memory", "multi_processor_count", "L2_cache_size")
-    names += ("clock_rate", "memory_clock_rate")
+    names = ["total_memory", "multi_processor_count", "L2_cache_size"]
+    names += ["clock_rate", "memory_clock_rate"]
     return {name: getattr(properties, name, None) for name in names}
 
 
