@@ -92,6 +92,8 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
     """A row a run; columns that hold nothing are left out."""
     table = Table(title=escape(title), title_justify="left")
     columns = [name for name in _COLUMNS if frame[name].notna().any()]
+    if not frame.duplicated(["label", "seed"]).any() and "varied" in columns:
+        columns.remove("varied")  # these two tell the rows apart
     for name in _FIRST_TO_GO:
         if name in columns and _width(frame, columns) > console.width:
             columns.remove(name)
@@ -127,7 +129,6 @@ _FIRST_TO_GO = (
     "efficiency",
     "bound",
     "run_speedup",
-    "label",
 )
 
 
