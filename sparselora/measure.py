@@ -88,6 +88,7 @@ def measure(
     device: torch.device,
     lock: DeviceLock,
     on_round: Callable[[int], None] = lambda _: None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Time the arms under the device's lock; → the record's `timing`.
 
@@ -96,6 +97,8 @@ def measure(
         sparsity: None for plain LoRA, whose one comparison is our dense path against stock.
         batches: real ones, taken in turn.
         settings: budget.
+        on_round: told of each round.
+        seed: of the order of the arms.
 
     Returns:
         Times in ms and ratios over stock PEFT LoRA, with their intervals. `speedup` is stock over
@@ -121,6 +124,7 @@ def measure(
                 settings.interval_width,
             ),
             watched,
+            seed=seed,
             on_round=on_round,
         )
         longest = max(rounds, key=lambda group: sum(batch["input_ids"].numel() for batch in group))
