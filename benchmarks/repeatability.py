@@ -4,7 +4,7 @@
     python benchmarks/repeatability.py control    forty times stock against itself: is 1 in the interval?
     python benchmarks/repeatability.py parallel   four jobs at once under the lock, and one by one
 
-Each takes minutes on a quiet machine and appends its rows to `docs/results/<question>.csv` as they come.
+Each takes minutes on a quiet machine and writes its rows to `docs/results/<question>.csv` as they come.
 """
 
 import argparse
@@ -42,13 +42,17 @@ def keep(question: str, row: dict[str, Any]) -> None:
     """Print a row and append it to the question's file."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{question}.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
+    first = question not in _BEGUN
+    _BEGUN.add(question)
+    with path.open("w" if first else "a", newline="") as file:
         writer = csv.DictWriter(file, list(row))
-        if new:
+        if first:
             writer.writeheader()
         writer.writerow(row)
     print(row, flush=True)
+
+
+_BEGUN: set[str] = set()
 
 
 def figures(content: dict[str, Any]) -> dict[str, Any]:

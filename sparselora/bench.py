@@ -44,6 +44,7 @@ def task(config: DictConfig) -> float:
     from sparselora import summary
     from sparselora.config import is_dense
     from sparselora.device import choose_device, use_threads
+    from sparselora.dimensions import kept_of
     from sparselora.labels import describe
     from sparselora.lock import DeviceLock
     from sparselora.measure import measure
@@ -52,16 +53,16 @@ def task(config: DictConfig) -> float:
     from sparselora.record import write_atomically
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
-    from sparselora.sparse.patch import sparsify
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.model)
     batches, labels = _batches(run, tokenizer)
-    model = load_model(run, labels, tokenizer.pad_token_id).to(device)
-    dense = is_dense(sparsities)
     lock = DeviceLock(device)
+    with lock.shared():
+        model = load_model(run, labels, tokenizer.pad_token_id).to(device)
+    dense = is_dense(sparsities)
     experiment = job.runtime.choices.get("experiment")
     label = describe(run, sparsities, experiment, keys)
     with Progress(label) as progress:
@@ -76,8 +77,7 @@ def task(config: DictConfig) -> float:
             progress.on_round,
         )
     shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
-    handle = None if dense else sparsify(model, run.sparsity)
-    flops = summary.of_flops(handle, model, run, shapes)
+    flops = summary.of_flops(model, run, kept_of(model, sparsities), shapes)
     assert flops is not None
     timing["bound"] = flops["bound"]
     own = timing["own_speedup"]
@@ -154,6 +154,17 @@ def _achieved(
     }
 
 
+_UNUSED = (
+    "measure.eval_",
+    "measure.test",
+    "measure.timing",
+    "sparse_warmup_ratio",
+    "train.epochs",
+    "train.keep_checkpoints",
+    "train.max_steps",
+)
+"""What only training looks at."""
+
 _hydra_main = hydra.main(
     config_path=str(CONF), config_name="config", execution_whitelist=EXECUTION_WHITELIST
 )(task)
@@ -161,7 +172,7 @@ _hydra_main = hydra.main(
 
 def main() -> int:
     """The command line; see `sparselora.command.execute`."""
-    return execute(_hydra_main)
+    return execute(_hydra_main, unused=_UNUSED)
 
 
 if __name__ == "__main__":

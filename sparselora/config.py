@@ -63,6 +63,11 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
     total = run.train.max_steps
     if total is not None:
         check_sparse_steps(run, total)
+    if run.measure.max_rounds < run.measure.min_rounds:
+        raise UserError(
+            f"measure.max_rounds={run.measure.max_rounds}: at least measure.min_rounds, which is "
+            f"{run.measure.min_rounds}, is allowed"
+        )
     _check_effects(run, user_keys)
     return run
 
@@ -240,16 +245,19 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
             "lora.r",
             "measure.eval_batch_size",
             "measure.eval_every",
+            "bench.batch_size",
             "measure.batches",
-            "measure.max_rounds",
             "train.batch_size",
             "train.gradient_accumulation_steps",
             "train.max_steps",
             "train.threads",
         ),
     ),
-    (_at_least(2), ("measure.min_rounds",)),
-    (_at_least(4), ("data.max_length",)),  # two special tokens, and a word for each of a pair
+    (_at_least(2), ("measure.min_rounds", "measure.max_rounds")),
+    (
+        _at_least(4),
+        ("data.max_length", "bench.seq_len"),
+    ),  # special tokens and a word each of a pair
     (_at_least(0), ("train.weight_decay",)),
     (_positive, ("lora.alpha", "train.epochs", "train.learning_rate", "train.max_grad_norm")),
     (_positive, ("measure.seconds", "measure.interval_width")),

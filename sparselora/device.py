@@ -85,9 +85,11 @@ def step_memory(
     """Memory of one step, in MB, however much else the process holds.
 
     Returns:
+        `reserved_mb`: CUDA alone, what torch's allocator holds of the device at the step's peak.
         `saved_mb`: what autograd keeps for the backward pass, each storage once, parameters left
-        out. `peak_mb`: the parameters and buffers of `model`, plus what the step adds at its peak
-        (CUDA: torch's allocations; CPU: resident bytes; null where the system does not tell).
+        out. `peak_mb`: the parameters and buffers of `model`, plus what the step adds at its peak,
+        gradients and the optimizer's new state included (CUDA: torch's allocations; CPU:
+            resident bytes; null where the system does not tell).
     """
     held = sum(
         tensor.numel() * tensor.element_size()
@@ -114,7 +116,9 @@ def step_memory(
     step()
     peak = meter.peak_mb() if meter.resettable else None
     added = None if peak is None or before is None else max(peak - before, 0.0)
+    reserved = torch.cuda.max_memory_reserved(device) / 1e6 if device.type == "cuda" else None
     return {
+        "reserved_mb": reserved,
         "saved_mb": sum(saved.values()) / 1e6,
         "peak_mb": None if added is None else held / 1e6 + added,
     }

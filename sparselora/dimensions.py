@@ -1,11 +1,19 @@
 """A live model's sizes, as the count of FLOPs takes them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from sparselora.flops import ModelDimensions
+from sparselora.schedule import kept_channels
 from sparselora.sparse.blocks import get_architecture, get_backbone, get_model_shape
+
+
+def kept_of(model: nn.Module, sparsities: Sequence[float]) -> list[int]:
+    """Channels computed in each layer of `model` at these sparsities; f where it is dense."""
+    f = get_model_shape(get_backbone(model).config).intermediate_size
+    return [kept_channels(sparsity, f) for sparsity in sparsities]
 
 
 def model_dimensions(model: nn.Module) -> ModelDimensions:

@@ -1,6 +1,7 @@
 """One sparse-LoRA fine-tune, from checked settings to a record."""
 
 import itertools
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,7 @@ from sparselora.checkpoint import (
 )
 from sparselora.config import check_sparse_steps, is_dense
 from sparselora.device import PeakMemory
+from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
 from sparselora.evaluate import evaluate
 from sparselora.lock import DeviceLock
@@ -55,11 +57,16 @@ def fine_tune(
         on_round: told of each round of timing.
         study: folder whose runs share a dense reference; None for a run on its own.
     """
+    job = _FineTune(run, sparsities, record, device, keep_last, on_step, on_round, study)
     try:
-        _FineTune(run, sparsities, record, device, keep_last, on_step, on_round, study).run_all()
+        job.run_all()
         record.end(COMPLETED)
     except KeyboardInterrupt:
-        record.end(INTERRUPTED, "interrupted by the user or a signal")
+        if job.trained:  # only its timing was cut short
+            record.content["timing_error"] = "interrupted by the user or a signal"
+            record.end(COMPLETED)
+        else:
+            record.end(INTERRUPTED, "interrupted by the user or a signal")
         raise
     except BaseException as error:
         record.end(FAILED, f"{type(error).__name__}: {error}")
@@ -83,7 +90,9 @@ class _FineTune:
     ) -> None:
         self.run, self.record, self.device, self.on_step = run, record, device, on_step
         self.on_round, self.study = on_round, study
+        self.sparsities = sparsities
         self.dense_run = is_dense(sparsities)
+        self.trained = False
         self.keep_best = run.train.keep_checkpoints.name != "none" and not run.model.random_init
         self.keep_last = keep_last and self.keep_best
         self.rows: list[StepRow] = []
@@ -113,12 +122,15 @@ class _FineTune:
         )
         set_seed(run.seed)
         pad_token_id = self.tokenizer.pad_token_id
-        self.model = load_model(run, data.label_names, pad_token_id).to(self.device)
+        with self.lock.shared():
+            self.model = load_model(run, data.label_names, pad_token_id).to(self.device)
+        self.kept = kept_of(self.model, self.sparsities)
         if run.measure.timing is Timing.both:
-            self.record.content["timing_before"] = self._time(None)
-        began = perf_counter()
-        handle = None if self.dense_run else sparsify(self.model, run.sparsity)
-        self.record.content["calibration_seconds"] = perf_counter() - began
+            self.record.content["timing_before"] = self._time()
+        with self.lock.shared():
+            began = perf_counter()
+            handle = None if self.dense_run else sparsify(self.model, run.sparsity)
+            self.record.content["calibration_seconds"] = perf_counter() - began
         self.memory = PeakMemory(self.device)
         set_seed(run.seed)  # the same dropout and order whatever was drawn while setting up
         try:
@@ -134,9 +146,10 @@ class _FineTune:
             self._test(plan)
         if handle is not None:
             handle.remove()
+        self.trained = True
         if run.measure.timing is not Timing.none:
             try:
-                self._say_speed(plan, handle)
+                self._say_speed(plan)
             except Exception as error:  # what was trained is whole, and stays so
                 self.record.content["timing_error"] = f"{type(error).__name__}: {error}"
 
@@ -169,7 +182,7 @@ class _FineTune:
             if self.keep_best:
                 save_adapter(self.model, self.tokenizer, self._adapter("best"))
 
-    def _time(self, handle: SparsityHandle | None) -> dict[str, Any]:
+    def _time(self) -> dict[str, Any]:
         run = self.run
         passes = run.train.gradient_accumulation_steps
         batches = list(
@@ -191,16 +204,18 @@ class _FineTune:
             self.on_round,
         )
         shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
-        flops = summary.of_flops(handle, self.model, run, shapes)
-        timing["bound"] = None if flops is None else flops["bound"]
+        flops = summary.of_flops(self.model, run, self.kept, shapes)
+        assert flops is not None
+        own = timing["own_speedup"]
+        timing["bound"] = flops["bound"]
+        timing["efficiency"] = None if own is None else own / flops["bound"]
         return timing
 
-    def _say_speed(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
-        timing = self._time(handle)
-        if timing["own_speedup"] is not None:
-            timing["efficiency"] = timing["own_speedup"] / timing["bound"]
+    def _say_speed(self, plan: StepPlan) -> None:
+        timing = self._time()
         content = self.record.content
-        key = reference_key(self.run, device_name(self.device), torch.get_num_threads())
+        machine = (socket.gethostname(), device_name(self.device), torch.get_num_threads())
+        key = reference_key(self.run, *machine)
         reference = timing["stock_dense_ms"]
         if self.study is not None:
             reference = dense_reference(self.study, key, reference)
@@ -256,9 +271,9 @@ class _FineTune:
             sparsity=summary.of_sparsity(handle),
             evaluations=self.evaluations,
             flops=summary.of_flops(
-                handle,
                 self.model,
                 self.run,
+                self.kept,
                 summary.shapes_of(self.rows, self.run.train.gradient_accumulation_steps),
             ),
             lock_wait_seconds=self.lock.waited_seconds,

@@ -157,11 +157,6 @@ def gather_bytes(model: ModelDimensions, kept: Sequence[int], bytes_per_element:
     return 2 * maps * rows * model.hidden_size * bytes_per_element
 
 
-def bound(dense: StepFlops, sparse: StepFlops) -> float:
-    """The speed-up that the counted FLOPs allow, the dense step being the same model's."""
-    return dense.total / sparse.total
-
-
 # The accounting of the study that the named settings come from: one FFN block, per token, a
 # multiply-add counted once, forward only, lin1 dense throughout.
 

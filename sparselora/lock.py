@@ -5,16 +5,17 @@ still. Training holds the lock for a step and lets it go again, so a job that wa
 most one step of each other.
 """
 
-import re
+import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from getpass import getuser
 from pathlib import Path
 
 import torch
-from filelock import FileLock, ReadWriteLock
+from filelock import FileLock, ReadWriteLock, Timeout
+
+from sparselora.errors import UserError
 
 
 class DeviceLock:
@@ -26,11 +27,16 @@ class DeviceLock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        index = "" if device.type == "cpu" else f"-{device.index or 0}"
-        user = re.sub(r"\W", "_", getuser())
+        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
         folder = Path(tempfile.gettempdir()) / f"sparselora-locks-{user}"
-        folder.mkdir(exist_ok=True)
-        name = folder / f"{device.type}{index}"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the lock folder {folder} cannot be made ({error.strerror or error}); set TMPDIR "
+                "to a folder that can be written"
+            ) from error
+        name = folder / _name(device)
         self._gate = FileLock(f"{name}.gate", poll_interval=0.02)
         self._lock = ReadWriteLock(f"{name}.lock")
         self.waited_seconds = 0.0
@@ -53,9 +59,28 @@ class DeviceLock:
         """While every other job that uses this lock stands still."""
         began = time.perf_counter()
         with self._gate:
-            self._lock.acquire_write()
+            self._acquire_alone()
             self.waited_seconds += time.perf_counter() - began
             try:
                 yield
             finally:
                 self._lock.release()
+
+    def _acquire_alone(self) -> None:
+        # In short waits: a signal would not get through one long wait inside SQLite.
+        while True:
+            try:
+                self._lock.acquire_write(timeout=0.2)
+            except Timeout:
+                continue
+            return
+
+
+def _name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    # The index depends on CUDA_VISIBLE_DEVICES; the hardware's own name does not.
+    index = device.index or 0
+    visible = index < torch.cuda.device_count()
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", index) if visible else index
+    return f"cuda-{uuid}"

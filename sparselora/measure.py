@@ -94,7 +94,8 @@ def measure(
 
     Args:
         model: trained or not; not patched.
-        sparsity: None for plain LoRA, whose one comparison is our dense path against stock.
+        sparsity: None for plain LoRA. Our dense path is then the stock model once more, since a
+            model without a sparse layer is not patched at all.
         batches: real ones, taken in turn.
         settings: budget.
         on_round: told of each round.
@@ -103,18 +104,19 @@ def measure(
     Returns:
         Times in ms and ratios over stock PEFT LoRA, with their intervals. `speedup` is stock over
         sparse (over our dense path where the run is plain LoRA), `own_speedup` our dense over
-        sparse, `aa_speedup` stock over itself; `stable` is whether that one holds 1.0.
+        sparse, `aa_speedup` stock over itself; `stable` is whether that one holds 1.0 and is no wider
+        than three times `measure.interval_width`.
     """
-    with lock.alone(), torch.random.fork_rng(devices=_cuda(device)):
+    fast = SPARSE if sparsity is not None else OWN
+
+    def watched(times: Mapping[str, list[float]]) -> float:
+        return paired_ratio(times[STOCK], times[fast]).width
+
+    with lock.shared(), torch.random.fork_rng(devices=_cuda(device)):
         arms = Arms(model, sparsity, train, device)
-        passes = train.gradient_accumulation_steps
         ready = [to_device(batch, device) for batch in batches]
-        rounds = _grouped(ready, passes)
-        fast = SPARSE if sparsity is not None else OWN
-
-        def watched(times: Mapping[str, list[float]]) -> float:
-            return paired_ratio(_mean(times[STOCK], times[AGAIN]), times[fast]).width
-
+        rounds = _grouped(ready, train.gradient_accumulation_steps)
+    with lock.alone(), torch.random.fork_rng(devices=_cuda(device)):
         times = interleave(
             {name: partial(_step_of_round, arms, name, rounds) for name in arms.names},
             Budget(
@@ -136,7 +138,7 @@ def measure(
             )
             for name in (STOCK, fast)
         }
-    return _summary(times, fast, memory)
+    return _summary(times, fast, memory, settings.interval_width)
 
 
 def _step_of_round(
@@ -146,10 +148,15 @@ def _step_of_round(
 
 
 def _summary(
-    times: Mapping[str, list[float]], fast: str, memory: Mapping[str, dict[str, float | None]]
+    times: Mapping[str, list[float]],
+    fast: str,
+    memory: Mapping[str, dict[str, float | None]],
+    width: float,
 ) -> dict[str, Any]:
-    stock = _mean(times[STOCK], times[AGAIN])
-    control = paired_ratio(times[STOCK], times[AGAIN])
+    # One stock step against one of ours: the mean of two stock steps would be less skewed than a
+    # single one, and its ratio to it over 1 even for equal arms. The second is the control alone.
+    stock = times[STOCK]
+    control = paired_ratio(stock, times[AGAIN])
     speedup = paired_ratio(stock, times[fast])
     own = paired_ratio(times[OWN], times[fast]) if fast != OWN else None
     dense = paired_ratio(stock, times[OWN])
@@ -165,12 +172,18 @@ def _summary(
         "own_speedup": None if own is None else own.median,
         "own_speedup_low": None if own is None else own.low,
         "own_speedup_high": None if own is None else own.high,
+        # Time in all over time in all: what a run of many batches comes to.
+        "total_speedup": sum(stock) / sum(times[fast]),
+        "total_dense_speedup": sum(stock) / sum(times[OWN]),
         "aa_speedup": control.median,
         "aa_low": control.low,
         "aa_high": control.high,
-        "stable": control.low <= 1.0 <= control.high,
+        # An interval that holds 1 because it is wide says nothing.
+        "stable": control.low <= 1.0 <= control.high and control.width <= 3 * width,
         "peak_memory_mb": memory[fast]["peak_mb"],
         "dense_peak_memory_mb": memory[STOCK]["peak_mb"],
+        "reserved_memory_mb": memory[fast]["reserved_mb"],
+        "dense_reserved_memory_mb": memory[STOCK]["reserved_mb"],
         "saved_for_backward_mb": memory[fast]["saved_mb"],
         "dense_saved_for_backward_mb": memory[STOCK]["saved_mb"],
     }
@@ -179,10 +192,6 @@ def _summary(
 def _grouped(batches: Sequence[Any], size: int) -> list[list[Any]]:
     whole = len(batches) // size * size
     return [list(batches[start : start + size]) for start in range(0, whole, size)]
-
-
-def _mean(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [(first + second) / 2 for first, second in zip(one, other, strict=True)]
 
 
 def _median(values: Sequence[float]) -> float:

@@ -53,7 +53,8 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
                 raise UserError(f"{key}: without effect in this command; leave it out")
     runs = [(overrides, parse_config(job, user_keys(overrides))) for overrides, job in jobs]
     for _, run in runs:
-        load_run_data(run)
+        if run.bench.seq_len is None:
+            load_run_data(run)
     # Sizes of the model come last: they take transformers, and may take a download.
     for overrides, run in runs:
         check_shape(run, user_keys(overrides))
@@ -87,11 +88,13 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     choose_device(run.train.device)
     config = load_model_config(run.model)
     longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and run.data.max_length > longest:
-        raise UserError(
-            f"data.max_length={run.data.max_length}: this model has {longest} positions; a whole "
-            f"number up to {longest} is allowed"
-        )
+    lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
+    for key, length in lengths.items():
+        if longest is not None and length is not None and length > longest:
+            raise UserError(
+                f"{key}={length}: this model has {longest} positions; a whole number up to "
+                f"{longest} is allowed"
+            )
     return check_model(run, get_model_shape(config), keys)
 
 
@@ -153,8 +156,9 @@ def _make_output_folder(base: DictConfig, multirun: bool) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{key}={folder}: is a file; a folder is allowed")
-        if any(folder.glob(f"**/{RECORD_NAME}" if multirun else RECORD_NAME)):
-            raise UserError(f"{key}={folder}: holds records already; give another folder")
+        below = "**/" if multirun else ""
+        if any(any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, "bench.json")):
+            raise UserError(f"{key}={folder}: holds results already; give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(

@@ -16,14 +16,14 @@ from sparselora.schema import RunConfig
 REFERENCE_NAME = "dense_reference.json"
 
 
-def reference_key(run: RunConfig, device: str, threads: int) -> str:
+def reference_key(run: RunConfig, host: str, device: str, threads: int) -> str:
     """What two runs must share for their step times to be comparable."""
     content: dict[str, Any] = run.to_dict()
     train = content["train"]
     steps = {
         name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
     }
-    parts = {"device": device, "threads": threads, "model": content["model"]} | steps
+    parts = {"host": host, "device": device, "threads": threads, "model": content["model"]} | steps
     parts |= {"data": content["data"], "lora": content["lora"]}
     return json.dumps(parts, sort_keys=True)
 

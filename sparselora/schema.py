@@ -134,10 +134,10 @@ class MeasureConfig:
     """Evaluate the best adapter on the test split too."""
     timing: Timing = Timing.after
     """When the run's setting is timed against stock PEFT LoRA, interleaved, on copies."""
-    min_rounds: int = 10
+    min_rounds: int = 20
     """Of interleaved timing; a round is one step of each arm on one batch."""
     max_rounds: int = 400
-    seconds: float = 20.0
+    seconds: float = 30.0
     """Time after which no further round begins."""
     interval_width: float = 0.03
     """Timing stops early when the speed-up's 95 % interval is this narrow, relative to it."""

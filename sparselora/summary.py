@@ -76,25 +76,25 @@ def shapes_of(rows: Sequence[StepRow], passes: int) -> list[tuple[int, int]]:
 
 
 def of_flops(
-    handle: SparsityHandle | None,
     model: nn.Module,
     run: RunConfig,
+    kept: Sequence[int],
     shapes: Sequence[tuple[int, int]],
 ) -> dict[str, Any] | None:
     """FLOPs of a mean optimizer step, dense and in the sparse phase, by term, and the bound.
 
     Args:
-        shapes: (batch, length) of forward passes, over which the mean is taken.
+        kept: channels computed in each layer in the sparse phase.
+        shapes: (batch, length) of forward passes, over which the mean is taken; None without any.
     """
     if not shapes:
         return None
     dimensions = model_dimensions(model)
     full = [dimensions.intermediate_size] * dimensions.num_layers
-    kept = full if handle is None else [layer.kept for layer in handle.report()]
     passes = run.train.gradient_accumulation_steps
     element = 2 if run.train.precision is Precision.bf16 else 4
 
-    def mean(channels: list[int], rank: int | None) -> dict[str, int]:
+    def mean(channels: Sequence[int], rank: int | None) -> dict[str, int]:
         counts = [
             step_flops(
                 dimensions,
@@ -116,8 +116,8 @@ def of_flops(
     dense, sparse = mean(full, None), mean(kept, run.svd_rank)
     return {
         "dense": dense,
-        "sparse": None if handle is None else sparse,
-        "bound": 1.0 if handle is None else dense["total"] / sparse["total"],
+        "sparse": sparse if list(kept) != full else None,
+        "bound": dense["total"] / sparse["total"] if list(kept) != full else 1.0,
         "gather_bytes": passes * gather_bytes(dimensions, kept, element),
     }
 
@@ -127,10 +127,10 @@ def run_speedup(
 ) -> float:
     """Stock PEFT LoRA's time for a whole run over this one's: every step at its phase's own time.
 
-    Calibration counts, waits for the device's lock do not. All times are those of one interleaved
-    measurement, so the machine's drift cancels.
+    Calibration counts, waits for the device's lock do not. The steps' times are those of one
+    interleaved measurement, so the machine's drift cancels; calibration's is as the clock showed it.
     """
     stock = timing["stock_dense_ms"]
-    ours = calibration_seconds * 1e3 / stock + dense_steps / timing["dense_speedup"]
-    ours += sparse_steps / timing["speedup"]
+    ours = calibration_seconds * 1e3 / stock + dense_steps / timing["total_dense_speedup"]
+    ours += sparse_steps / timing["total_speedup"]
     return (dense_steps + sparse_steps) / ours

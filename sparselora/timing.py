@@ -29,10 +29,15 @@ class StepTimer:
     def stop(self) -> None:
         self._stop = self._now()
 
-    def milliseconds(self) -> float:
-        """Waits for the device to reach `stop` first."""
+    def wait(self) -> None:
+        """Until the device has reached `stop`."""
         if self._cuda:
             self._stop.synchronize()
+
+    def milliseconds(self) -> float:
+        """Between the two; waits first."""
+        self.wait()
+        if self._cuda:
             return float(self._start.elapsed_time(self._stop))
         return (self._stop - self._start) * 1e3
 
@@ -101,6 +106,7 @@ class Budget:
     """How long interleaved timing goes on."""
 
     min_rounds: int
+    """The first look at the interval comes after these; each next one after half as many again."""
     max_rounds: int
     seconds: float
     """No round begins after this much time, once there are `min_rounds`."""
@@ -108,10 +114,6 @@ class Budget:
     """Relative width of the interval at which it stops."""
     warmup_rounds: int = 2
     """Dropped: caches, allocators and clocks settle."""
-
-
-CHECK_EVERY = 5
-"""Rounds between looks at the interval; each look is a chance to stop on luck."""
 
 
 def interleave(
@@ -134,6 +136,8 @@ def interleave(
     names = list(arms)
     times: dict[str, list[float]] = {name: [] for name in names}
     began = 0.0
+    # Each look is a chance to stop on luck, and costs coverage: so they are few.
+    next_look = budget.min_rounds
     collecting = gc.isenabled()
     gc.disable()  # a collection in the middle of one arm's step would be charged to it
     try:
@@ -152,8 +156,10 @@ def interleave(
             if done >= budget.min_rounds:
                 if time.perf_counter() - began > budget.seconds:
                     break
-                if done % CHECK_EVERY == 0 and watched(times) <= budget.width:
-                    break
+                if done >= next_look:
+                    if watched(times) <= budget.width:
+                        break
+                    next_look = done + (done + 1) // 2
     finally:
         if collecting:
             gc.enable()

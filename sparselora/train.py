@@ -150,6 +150,7 @@ def train_steps(
             loss_sum, grad_norm, timer = stepper.step(
                 [to_device(batch, device) for batch in micro_batches]
             )
+            timer.wait()  # letting go with work still queued would let another job time beside it
         phase = "sparse" if sparse else "dense"
         counts = (examples, tokens, padded)
         pending.append((step, phase, loss_sum, learning_rate, grad_norm, counts, timer))

@@ -70,6 +70,15 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["data.max_length=1"], ["data.max_length=1", "at least 4"]),
         (["data.max_length=500"], ["data.max_length=500", "128 positions"]),
         (["model.init_config={dim: 4}"], ["model.init_config", "without effect"]),
+        (
+            ["measure.timing=after", "measure.max_rounds=1"],
+            ["measure.max_rounds=1", "at least 2"],
+        ),
+        (
+            ["measure.timing=after", "measure.max_rounds=3"],
+            ["measure.max_rounds=3", "min_rounds, which is 20"],
+        ),
+        (["measure.seconds=3"], ["measure.seconds=3", "measure.timing is none"]),
         (["measure.eval_every=50"], ["measure.eval_every=50", "the run has 10 steps"]),
         (["estimator=random", "estimator.tokens=64"], ["estimator.tokens=64", "no token"]),
         (["schedule=uniform", "ffn_sparsity=0.005"], ["ffn_sparsity=0.005", "rounds to no"]),

@@ -24,7 +24,8 @@ FIELDS = (
 @pytest.fixture
 def bench(invoke: Callable[..., Outcome], tiny_overrides: list[str]) -> Callable[..., Outcome]:
     """The bench on a tiny model with few rounds."""
-    kept = [line for line in tiny_overrides if not line.startswith("measure.timing")]
+    training = ("measure.", "train.max_steps")
+    kept = [line for line in tiny_overrides if not line.startswith(training)]
     few = ["measure.min_rounds=3", "measure.max_rounds=3", "measure.batches=2"]
     return lambda *arguments: invoke(*kept, *few, *arguments, main=bench_module.main)
 
@@ -61,6 +62,22 @@ def test_several_settings_in_one_table(bench: Callable[..., Outcome]) -> None:
     assert outcome.out.count("speed-up") == 1
     assert "original" in outcome.out
     assert "optimized" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("bench.seq_len=200", "this model has 128 positions"),
+        ("bench.seq_len=0", "bench.seq_len=0"),
+        ("bench.batch_size=0", "bench.batch_size=0"),
+        ("sparse_warmup_ratio=0.3", "sparse_warmup_ratio: without effect"),
+    ],
+)
+def test_bad_input(bench: Callable[..., Outcome], override: str, words: str) -> None:
+    outcome = bench("experiment=optimized", override)
+    assert outcome.code == 2
+    assert words in outcome.message[-1]
+    assert "Traceback" not in outcome.err
 
 
 def test_bench_keys_mean_nothing_to_a_run(

@@ -65,7 +65,7 @@ def test_timing_stands_alone_and_is_served_however_many_train(tmp_path: Path) ->
         assert not [step for step in steps if step[0] < ended - 1e-3 and step[1] > began + 1e-3]
     # They do train side by side otherwise.
     assert any(one[0] < other[0] < one[1] for one in steps for other in steps if one is not other)
-    assert lock.waited_seconds > 0
+    assert lock.waited_seconds > 0.01  # half a holder's time; the lock's own cost is far below
 
 
 def test_devices_have_locks_of_their_own() -> None:

@@ -18,6 +18,7 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
+from sparselora import finetune as finetune_module
 from sparselora import train as train_module
 from tests.conftest import Outcome
 
@@ -243,9 +244,30 @@ def test_a_run_is_timed_after_training(invoke: Invoke, tiny_overrides: list[str]
     timing = optimized["timing"]
     assert timing["efficiency"] == pytest.approx(timing["own_speedup"] / timing["bound"])
     stock, calibration = timing["stock_dense_ms"], optimized["calibration_seconds"] * 1e3
-    ours = calibration + 2 * stock / timing["dense_speedup"] + 8 * stock / timing["speedup"]
+    ours = calibration + 2 * stock / timing["total_dense_speedup"]
+    ours += 8 * stock / timing["total_speedup"]
     assert optimized["run_speedup"] == pytest.approx(10 * stock / ours)
     assert "timed, interleaved" in outcome.out
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_a_timing_that_fails_leaves_the_run_completed(
+    invoke: Invoke,
+    tiny_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(finetune_module, "measure", fail)
+    kept = [line for line in tiny_overrides if not line.startswith("measure.timing")]
+    outcome = invoke(*kept, "svd_rank=3")
+    assert outcome.code == (130 if isinstance(error, KeyboardInterrupt) else 0)
+    (record,) = outcome.records()
+    assert record["status"] == "completed"
+    assert record["metrics"]["validation"]["step"] == 10
+    assert "out of memory" in record["timing_error"] or "interrupted" in record["timing_error"]
 
 
 @pytest.mark.parametrize("timing", ["none", "both"])

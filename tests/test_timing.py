@@ -1,5 +1,5 @@
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -63,6 +63,25 @@ def test_interval_covers_as_often_as_it_says() -> None:
     assert hits >= 179
 
 
+def test_stopping_early_costs_little_coverage() -> None:
+    # Looks every five rounds from ten on, as an early version had them, covered 88 to 91 % of the time.
+    generator = np.random.default_rng(2)
+    hits, repeats = 0, 120
+    for repeat in range(repeats):
+        budget = Budget(min_rounds=20, max_rounds=150, seconds=60, width=0.03, warmup_rounds=0)
+
+        def noisy(_: int) -> StepTimer:
+            return Fixed(float(np.exp(generator.normal(0, 0.04))))
+
+        def watched(times: Mapping[str, list[float]]) -> float:
+            return paired_ratio(times["a"], times["b"]).width
+
+        times = interleave({"a": noisy, "b": noisy}, budget, watched, seed=repeat)
+        interval = paired_ratio(times["a"], times["b"])
+        hits += interval.low <= 1.0 <= interval.high
+    assert hits / repeats >= 0.90
+
+
 def arms(order: list[str]) -> dict[str, Callable[[int], StepTimer]]:
     def step(name: str, milliseconds: float) -> Callable[[int], StepTimer]:
         def one(number: int) -> StepTimer:
@@ -89,8 +108,9 @@ def test_rounds_hold_every_arm_once_in_changing_order() -> None:
 
 def test_stops_when_the_interval_is_narrow_or_the_time_is_up() -> None:
     budget = Budget(min_rounds=4, max_rounds=100, seconds=60, width=0.05, warmup_rounds=0)
-    widths = iter([0.5, 0.04])
-    assert len(interleave(arms([]), budget, lambda _: next(widths))["a"]) == 10
+    widths = iter([0.5, 0.5, 0.04])
+    # Looks after 4, 6 and 9 rounds.
+    assert len(interleave(arms([]), budget, lambda _: next(widths))["a"]) == 9
     hurried = Budget(min_rounds=4, max_rounds=100, seconds=0.0, width=0.0, warmup_rounds=0)
     assert len(interleave(arms([]), hurried, lambda _: 1.0)["a"]) == 4
 

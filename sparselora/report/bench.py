@@ -52,15 +52,20 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -> None:
-    """A column a setting, the fastest first."""
-    ordered = sorted(rows, key=lambda row: -row[0]["speedup"])
-    table = Table(title="Interleaved in one process; × is over stock PEFT LoRA")
-    table.add_column("")
-    for content, _ in ordered:
-        table.add_column(escape(content["label"]), justify="right", overflow="fold")
-    for name, of in _ROWS:
-        table.add_row(name, *(of(content) for content, _ in ordered))
-    console.print(table)
+    """A table a device, a column a setting, the fastest first."""
+    devices = {content["provenance"]["device"]: None for content, _ in rows}
+    for device in devices:
+        of_device = [row for row in rows if row[0]["provenance"]["device"] == device]
+        ordered = sorted(of_device, key=lambda row: -row[0]["speedup"])
+        table = Table(
+            title=f"Interleaved in one process, on {escape(device)}; × is over stock LoRA"
+        )
+        table.add_column("")
+        for content, _ in ordered:
+            table.add_column(escape(content["label"]), justify="right", overflow="fold")
+        for name, of in _ROWS:
+            table.add_row(name, *(of(content) for content, _ in ordered))
+        console.print(table)
     for content, path in rows:
         if not content["stable"]:
             interval = f"{content['aa_low']:.3f} to {content['aa_high']:.3f}"
@@ -68,9 +73,8 @@ def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -
                 f"{content['label']}: unstable, stock against itself {interval}", markup=False
             )
         console.print(f"{content['label']}: {path}", markup=False, soft_wrap=True)
-    devices = {content["provenance"]["device"] for content, _ in rows}
-    if len(devices) > 1:
-        console.print("Several devices: times of one say nothing about another's.")
+    if any(content["random_weights"] for content, _ in rows):
+        console.print("Random weights: the speed is real, an accuracy would mean nothing.")
     if any(content["provenance"]["device_type"] == "cuda" for content, _ in rows):
         console.print(CUDA_NOTE)
 

@@ -41,7 +41,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "dense_flops": ("flops", "dense", "total"),
     "sparse_flops": ("flops", "sparse", "total"),
     "estimator_flops": ("flops", "sparse", "estimator"),
-    "bound": ("flops", "bound"),
+    "bound": ("timing", "bound"),
     "speedup": ("timing", "speedup"),
     "speedup_low": ("timing", "speedup_low"),
     "speedup_high": ("timing", "speedup_high"),

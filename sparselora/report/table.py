@@ -111,6 +111,11 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
         console.print(
             "Unstable: stock against itself strays from 1 in at least one run; time again."
         )
+    if frame["dense_reference_ms"].nunique() > 1:
+        console.print(
+            "ms/step of several studies: each is set against its own figure for stock LoRA; "
+            "compare × stock."
+        )
     if frame["device"].nunique() > 1:
         console.print("Several devices: times of one device say nothing about another's.")
     for row in frame[frame["error"].notna()].to_dict("records"):
