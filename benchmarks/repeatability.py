@@ -92,28 +92,23 @@ def spread(work: Path) -> None:
 def control(_: Path) -> None:
     """The embedded model on batches of its data, one process: only the repeats differ."""
     import torch
+    from hydra import compose, initialize_config_dir
     from transformers import set_seed
 
+    from sparselora import hydra_setup
     from sparselora.batches import tokenize, training_batches
+    from sparselora.config import parse_config
     from sparselora.data import load_data
     from sparselora.lock import DeviceLock
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer
-    from sparselora.schema import DataConfig, MeasureConfig, ModelConfig, RunConfig
+    from sparselora.paths import CONF
 
-    run = RunConfig(
-        model=ModelConfig(name="minilm", name_or_path="asset:minilm"),
-        data=DataConfig(
-            name="critics",
-            path="asset:critics",
-            label_column="category",
-            group_column="movie_name",
-            labels=["rotten", "fresh"],
-            drop_duplicates=True,
-        ),
-        measure=MeasureConfig(min_rounds=30, max_rounds=200, seconds=60.0, interval_width=0.02),
-    )
-    run.train.batch_size = 8
+    hydra_setup.install()
+    overrides = ["experiment=dense", "train.batch_size=8", "measure.min_rounds=30"]
+    overrides += ["measure.seconds=60", "measure.interval_width=0.02"]
+    with initialize_config_dir(str(CONF)):
+        run = parse_config(compose("config", overrides))
     device = torch.device("cpu")
     set_seed(1)
     data, tokenizer = load_data(run.data), load_tokenizer(run.model)
