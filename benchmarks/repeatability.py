@@ -81,7 +81,7 @@ def spread(work: Path) -> None:
             other.start()
         folder = work / f"spread{repeat}"
         overrides = ["experiment=optimized", "model=distilbert-random", "bench.batch_size=16"]
-        overrides += ["bench.seq_len=27", "measure.seconds=30", "measure.interval_width=0.015"]
+        overrides += ["bench.seq_len=27", "measure.seconds=25", "measure.interval_width=0.015"]
         content = finish(bench(overrides, folder), folder)
         if loaded:
             other.terminate()
