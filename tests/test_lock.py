@@ -27,6 +27,7 @@ def train(folder: str, stop: float, log: str) -> None:
                 began = time.time()
                 time.sleep(0.02)
                 file.write(f"{began} {time.time()}\n")
+                file.flush()
 
 
 def test_timing_stands_alone_and_is_served_however_many_train(tmp_path: Path) -> None:

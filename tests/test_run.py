@@ -210,6 +210,8 @@ def test_interrupted_run_keeps_what_it_reached(
         stdout=subprocess.DEVNULL,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         text=True,
+        # A shell that starts the tests in the background makes all below it ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("adapter/best")) and time.monotonic() < deadline:
