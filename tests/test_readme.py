@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -68,6 +69,8 @@ def test_command(
         return
     if module == "sparselora.bench":
         few = ["measure.min_rounds=2", "measure.max_rounds=2", "measure.batches=1"]
+        if "model=distilbert-random" in rest:  # at full size, so on the smallest of batches
+            few += ["bench.batch_size=2", "bench.seq_len=8"]
         outcome = invoke(*small(rest, hub_folder, bench=True), *few, main=bench_main)
         assert outcome.code == 0, outcome.err
         assert outcome.out.count("speed-up") == 1
@@ -85,7 +88,13 @@ def test_command(
         return
     assert outcome.code == 0, outcome.err
     assert all(record["status"] == "completed" for record in outcome.records())
-    assert len(outcome.records()) == (6 if "-m" in rest else 1)
+    values = [
+        argument.split("=")[1].split(",")
+        for argument in rest
+        if "{" not in argument and "=" in argument
+    ]
+    jobs = math.prod(len(value) for value in values) if "-m" in rest else 1
+    assert len(outcome.records()) == (6 if "+sweep=headline" in rest else jobs)
 
 
 def test_prediction_snippet(invoke: Callable[..., Outcome], hub_folder: Path) -> None:
