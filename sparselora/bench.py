@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from sparselora.schema import RunConfig
 
-BENCH_NAME = "bench.json"
-
 
 def task(config: DictConfig) -> float:
     """Time one setting in Hydra's output folder; returns ms/step."""
@@ -50,7 +48,7 @@ def task(config: DictConfig) -> float:
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer
     from sparselora.provenance import provenance
-    from sparselora.record import write_atomically
+    from sparselora.record import BENCH_NAME, write_atomically
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
 

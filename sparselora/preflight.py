@@ -19,7 +19,7 @@ from sparselora.data import LabelledData, load_data
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
 from sparselora.paths import CONF
-from sparselora.record import RECORD_NAME
+from sparselora.record import BENCH_NAME, RECORD_NAME
 from sparselora.schema import RunConfig
 
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
@@ -157,7 +157,7 @@ def _make_output_folder(base: DictConfig, multirun: bool) -> None:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{key}={folder}: is a file; a folder is allowed")
         below = "**/" if multirun else ""
-        if any(any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, "bench.json")):
+        if any(any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, BENCH_NAME)):
             raise UserError(f"{key}={folder}: holds results already; give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

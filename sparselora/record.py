@@ -20,6 +20,7 @@ from sparselora.errors import UserError
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
+BENCH_NAME = "bench.json"
 METRICS_NAME = "metrics.csv"
 PREDICTIONS_NAME = "predictions.parquet"
 

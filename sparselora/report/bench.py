@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.record import BENCH_NAME
 from sparselora.report.table import CUDA_NOTE
 
 
@@ -81,5 +82,5 @@ def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -
 
 def load_benches(folder: Path) -> list[tuple[dict[str, Any], Path]]:
     """Every `bench.json` below a folder."""
-    paths = sorted(folder.rglob("bench.json"))
+    paths = sorted(folder.rglob(BENCH_NAME))
     return [(json.loads(path.read_text()), path) for path in paths]

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sparselora.errors import UserError
-
-RECORD_NAME = "record.json"
+from sparselora.record import RECORD_NAME
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "run_id": ("run_id",),
