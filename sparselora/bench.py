@@ -74,12 +74,7 @@ def task(config: DictConfig) -> float:
             lock,
             progress.on_round,
         )
-    shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
-    flops = summary.of_flops(model, run, kept_of(model, sparsities), shapes)
-    assert flops is not None
-    timing["bound"] = flops["bound"]
-    own = timing["own_speedup"]
-    timing["efficiency"] = None if own is None else own / flops["bound"]
+    flops = summary.add_bound(timing, model, run, kept_of(model, sparsities), batches)
     with lock.alone():
         probe = roofline(
             device, torch.bfloat16 if run.train.precision.name == "bf16" else torch.float32
@@ -89,7 +84,7 @@ def task(config: DictConfig) -> float:
         "model": run.model.name,
         "random_weights": run.model.random_init,
         "batch_size": run.train.batch_size,
-        "mean_length": sum(length for _, length in shapes) / len(shapes),
+        "mean_length": sum(batch["input_ids"].shape[1] for batch in batches) / len(batches),
         **timing,
         "flops": flops,
         "achieved": _achieved(timing, flops, probe),

@@ -203,12 +203,7 @@ class _FineTune:
             self.lock,
             self.on_round,
         )
-        shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
-        flops = summary.of_flops(self.model, run, self.kept, shapes)
-        assert flops is not None
-        own = timing["own_speedup"]
-        timing["bound"] = flops["bound"]
-        timing["efficiency"] = None if own is None else own / flops["bound"]
+        summary.add_bound(timing, self.model, run, self.kept, batches)
         return timing
 
     def _say_speed(self, plan: StepPlan) -> None:

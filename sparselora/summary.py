@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit
 from sparselora.data import LabelledData
@@ -120,6 +120,23 @@ def of_flops(
         "bound": dense["total"] / sparse["total"] if list(kept) != full else 1.0,
         "gather_bytes": passes * gather_bytes(dimensions, kept, element),
     }
+
+
+def add_bound(
+    timing: dict[str, Any],
+    model: nn.Module,
+    run: RunConfig,
+    kept: Sequence[int],
+    batches: Sequence[Mapping[str, Tensor]],
+) -> dict[str, Any]:
+    """Put `bound` and `efficiency` on the timed batches into `timing`; → their FLOPs."""
+    shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
+    flops = of_flops(model, run, kept, shapes)
+    assert flops is not None
+    own = timing["own_speedup"]
+    timing["bound"] = flops["bound"]
+    timing["efficiency"] = None if own is None else own / flops["bound"]
+    return flops
 
 
 def run_speedup(
