@@ -12,6 +12,7 @@ import csv
 import json
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,21 +39,28 @@ def finish(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
     return content
 
 
-def keep(question: str, row: dict[str, Any]) -> None:
-    """Print a row and append it to the question's file."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{question}.csv"
-    first = question not in _BEGUN
-    _BEGUN.add(question)
-    with path.open("w" if first else "a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if first:
-            writer.writeheader()
-        writer.writerow(row)
-    print(row, flush=True)
+class Rows:
+    """The rows of one question, in `docs/results/<question>.csv` as they come."""
+
+    def __init__(self, question: str) -> None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        self.path = RESULTS / f"{question}.csv"
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Print a row and write it; the first one begins the file anew."""
+        self.rows.append(row)
+        with self.path.open("a" if len(self.rows) > 1 else "w", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if len(self.rows) == 1:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
 
 
-_BEGUN: set[str] = set()
+def relative_range(values: Sequence[float]) -> float:
+    """(max − min) / median."""
+    return (max(values) - min(values)) / statistics.median(values)
 
 
 def figures(content: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +80,9 @@ def load() -> None:
         one = torch.tanh(one @ one)
 
 
-def spread(work: Path) -> None:
+def spread(work: Path) -> str:
     """Half of the repeats run beside a process that loads one core."""
+    rows = Rows("spread")
     for repeat in range(10):
         loaded = repeat % 2 == 1
         other = multiprocessing.Process(target=load, daemon=True)
@@ -86,10 +95,18 @@ def spread(work: Path) -> None:
         if loaded:
             other.terminate()
             other.join()
-        keep("spread", {"repeat": repeat, "loaded": loaded, **figures(content)})
+        rows.add({"repeat": repeat, "loaded": loaded, **figures(content)})
+    ranges = {
+        name: relative_range([row[name] for row in rows.rows])
+        for name in ("speedup", "stock_dense_ms")
+    }
+    return (
+        f"(max − min) / median: speed-up {ranges['speedup']:.1%}, "
+        f"stock ms/step {ranges['stock_dense_ms']:.1%}"
+    )
 
 
-def control(_: Path) -> None:
+def control(_: Path) -> str:
     """The embedded model on batches of its data, one process: only the repeats differ."""
     import torch
     from hydra import compose, initialize_config_dir
@@ -115,6 +132,7 @@ def control(_: Path) -> None:
     model = load_model(run, data.label_names, tokenizer.pad_token_id)
     split = tokenize(tokenizer, data.splits["train"], run.data.max_length)
     endless = training_batches(tokenizer, split, run.train.batch_size, seed=1)
+    rows = Rows("control")
     for repeat in range(40):
         batches = [next(endless) for _ in range(run.measure.batches)]
         began = time.perf_counter()
@@ -126,11 +144,15 @@ def control(_: Path) -> None:
         row["half_width"] = round((timing["aa_high"] - timing["aa_low"]) / 2, 4)
         row["holds_one"] = timing["aa_low"] <= 1.0 <= timing["aa_high"]
         row["seconds"] = round(time.perf_counter() - began, 1)
-        keep("control", row)
+        rows.add(row)
+    held = sum(row["holds_one"] for row in rows.rows)
+    widest = max(row["half_width"] for row in rows.rows)
+    return f"1 is in {held} of {len(rows.rows)} intervals; the widest is ± {widest:.2%}"
 
 
-def parallel(work: Path) -> None:
+def parallel(work: Path) -> str:
     """The same four jobs at once, then one after the other."""
+    rows = Rows("parallel")
     common = ["bench.batch_size=16", "measure.seconds=40", "measure.interval_width=0.02"]
     for way in ("at once", "one by one"):
         running = []
@@ -141,7 +163,23 @@ def parallel(work: Path) -> None:
                 running[-1][2].wait()
         for name, folder, process in running:
             content = finish(process, folder)
-            keep("parallel", {"way": way, "experiment": name, **figures(content)})
+            rows.add({"way": way, "experiment": name, **figures(content)})
+    lines = []
+    for name in SETTINGS:
+        first, second = (row for row in rows.rows if row["experiment"] == name)
+        overlap = (
+            first["speedup_low"] <= second["speedup_high"]
+            and second["speedup_low"] <= first["speedup_high"]
+        )
+        half = max(
+            (row["speedup_high"] - row["speedup_low"]) / 2 / row["speedup"]
+            for row in (first, second)
+        )
+        lines.append(
+            f"{name}: {first['speedup']:.3f} at once, {second['speedup']:.3f} alone, intervals "
+            f"{'overlap' if overlap else 'do not overlap'}, the wider ± {half:.2%}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -155,7 +193,7 @@ def main() -> None:
     began = time.perf_counter()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as work:
-        questions[name](Path(work))
+        print(questions[name](Path(work)))
     print(f"{time.perf_counter() - began:.0f} s")
 
 
