@@ -10,10 +10,13 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FFNEstimator": "sparselora.sparse.estimator",
-    "SVDSparsityEstimator": "sparselora.sparse.estimator",
+    "SVDSparsityEstimator": "sparselora.sparse.lowrank",
+    "accelerate": "sparselora.sparse.accelerate",
+    "SparsityCallback": "sparselora.sparse.callback",
     "SparsityConfig": "sparselora.sparse.config",
     "SparsityHandle": "sparselora.sparse.patch",
     "UserError": "sparselora.errors",
+    "calibrate": "sparselora.sparse.calibration",
     "build_ffn_estimators": "sparselora.sparse.estimator",
     "get_layer_sparsity_ratio": "sparselora.schedule",
     "load_records": "sparselora.report.load",

@@ -40,6 +40,7 @@ def task(config: DictConfig) -> float:
     from transformers import set_seed
 
     from sparselora import summary
+    from sparselora.calibration_cache import fit
     from sparselora.config import is_dense
     from sparselora.device import choose_device, use_threads
     from sparselora.dimensions import kept_of
@@ -63,18 +64,21 @@ def task(config: DictConfig) -> float:
     dense = is_dense(sparsities)
     experiment = job.runtime.choices.get("experiment")
     label = describe(run, sparsities, experiment, keys)
+    with lock.shared():
+        fitted = fit(model, run.sparsity, sparsities, lambda: batches[: run.calibration.batches])
     with Progress(label) as progress:
         timing = measure(
             model,
-            None if dense else run.sparsity,
+            None if dense else fitted.config,
             batches,
             run.train,
             run.measure,
             device,
             lock,
             progress.on_round,
+            calibration=fitted.calibration,
         )
-    flops = summary.add_bound(timing, model, run, kept_of(model, sparsities), batches)
+    flops = summary.add_bound(timing, model, run, kept_of(model, fitted.sparsities), batches)
     with lock.alone():
         probe = roofline(
             device, torch.bfloat16 if run.train.precision.name == "bf16" else torch.float32
@@ -151,6 +155,8 @@ _UNUSED = (
     "measure.eval_",
     "measure.test",
     "measure.timing",
+    "sparse_cooldown_ratio",
+    "sparse_rampup_ratio",
     "sparse_warmup_ratio",
     "train.epochs",
     "train.keep_checkpoints",

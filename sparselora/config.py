@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sparselora.effects import check_dense_effects, check_effects, without_effect
 from sparselora.errors import UserError
-from sparselora.schedule import dense_steps, kept_channels, layer_sparsities, names_layer
-from sparselora.schema import PROJECTIONS, RunConfig, Timing, TrainConfig
-from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice
+from sparselora.schedule import kept_channels, layer_sparsities, names_layer
+from sparselora.schema import PROJECTIONS, RunConfig, TrainConfig
+from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
 
 if TYPE_CHECKING:
     from sparselora.sparse.blocks import ModelShape
@@ -55,7 +56,7 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
         if "svd_rank" in user_keys:
             raise UserError(
                 f"svd_rank={run.svd_rank}: without effect, since estimator={run.estimator.name} "
-                "has no rank; leave it out, or choose estimator=svd"
+                f"has no rank; leave it out, or choose estimator={_with_rank()}"
             )
         run.svd_rank = None
     run = replace(run, train=_steps_or_epochs(run.train, user_keys))
@@ -68,48 +69,8 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
             f"measure.max_rounds={run.measure.max_rounds}: at least measure.min_rounds, which is "
             f"{run.measure.min_rounds}, is allowed"
         )
-    _check_effects(run, user_keys)
+    check_effects(run, user_keys)
     return run
-
-
-def _check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
-    """Raise a `UserError` where the user set what cannot have an effect, whatever the model."""
-    path = run.data.path
-    table = path.startswith("asset:") or path.lower().endswith(
-        (".csv", ".tsv", ".jsonl", ".parquet")
-    )
-    local = run.model.random_init or run.model.name_or_path.startswith("asset:")
-    total, every = run.train.max_steps, run.measure.eval_every
-    too_rare = total is not None and every is not None and every > total
-    by_tokens = ESTIMATORS[run.estimator.name].uses_tokens
-    rules = (
-        (not by_tokens, ["estimator.tokens"], f"estimator={run.estimator.name} looks at no token"),
-        (table, _HUB_ONLY, "data.path is not a data set of the hub"),
-        (not run.model.random_init, ["model.init_config"], "model.random_init is false"),
-        (local, ["model.revision"], "model.name_or_path is not on the hub"),
-        (too_rare, ["measure.eval_every"], f"the run has {total} steps"),
-        (run.measure.timing is Timing.none, _TIMING, "measure.timing is none"),
-    )
-    for dead, keys, since in rules:
-        for key in keys:
-            if dead and key in user_keys:
-                raise _without_effect(run, key, since)
-
-
-_HUB_ONLY = [
-    f"data.{name}"
-    for name in ("train_split", "validation_split", "test_split", "config_name", "revision")
-]
-_TIMING = [
-    f"measure.{name}"
-    for name in ("min_rounds", "max_rounds", "seconds", "interval_width", "batches")
-]
-
-
-def _without_effect(run: RunConfig, key: str, since: str) -> UserError:
-    groups = {"estimator": run.estimator.name, "schedule": run.schedule.name}
-    value = groups.get(key) or OmegaConf.select(OmegaConf.structured(run), key)
-    return UserError(f"{key}={value}: without effect, since {since}; leave it out")
 
 
 def check_model(
@@ -129,14 +90,9 @@ def check_model(
         any(names_layer(pattern, name) for pattern in run.layer_sparsity) for name in names
     )
     if all_named and "ffn_sparsity" in user_keys:
-        raise _without_effect(run, "ffn_sparsity", "every layer is named in layer_sparsity")
+        raise without_effect(run, "ffn_sparsity", "every layer is named in layer_sparsity")
     if is_dense(sparsities):
-        dead = ["svd_rank", "sparse_warmup_ratio", "estimator", "estimator.tokens"]
-        if "ffn_sparsity" not in user_keys:
-            dead.append("schedule")
-        for key in dead:
-            if key in user_keys:
-                raise _without_effect(run, key, "every layer is dense")
+        check_dense_effects(run, user_keys)
     elif all(
         kept_channels(sparsity, shape.intermediate_size) == shape.intermediate_size
         for sparsity in sparsities
@@ -148,6 +104,10 @@ def check_model(
     return sparsities
 
 
+def _with_rank() -> str:
+    return " or ".join(name for name, kind in ESTIMATORS.items() if kind.has_rank)
+
+
 def is_dense(sparsities: Collection[float]) -> bool:
     """Whether a run with these layer sparsities is plain LoRA."""
     return not any(sparsities)
@@ -156,9 +116,12 @@ def is_dense(sparsities: Collection[float]) -> bool:
 def check_sparse_steps(run: RunConfig, total_steps: int) -> None:
     """Raise a `UserError` where a run that is not plain LoRA would have no sparse step."""
     plain = run.ffn_sparsity == 0.0 and is_dense(run.layer_sparsity.values())
-    if not plain and dense_steps(run.sparse_warmup_ratio, total_steps) >= total_steps:
+    phases = run.phases(total_steps)
+    if not plain and not any(phases.share(step) == 1.0 for step in range(1, total_steps + 1)):
+        finish = f" with sparse_cooldown_ratio={run.sparse_cooldown_ratio:g}"
         raise UserError(
-            f"sparse_warmup_ratio={run.sparse_warmup_ratio:g}: leaves no sparse step among "
+            f"sparse_warmup_ratio={run.sparse_warmup_ratio:g}"
+            f"{finish if run.sparse_cooldown_ratio else ''}: leaves no sparse step among "
             f"{total_steps}; lower it, or raise train.max_steps (experiment=dense is plain LoRA)"
         )
 
@@ -220,11 +183,6 @@ def _at_least(least: float) -> Callable[[str, Any], None]:
     return lambda key, value: check_at_least(key, value, least)
 
 
-def _share(key: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise UserError(f"{key}={value:g}: a share from 0 up to, not including, 1 is allowed")
-
-
 def _positive(key: str, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise UserError(f"{key}={value:g}: a finite number over 0 is allowed")
@@ -241,6 +199,7 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
     (
         _at_least(1),
         (
+            "calibration.batches",
             "estimator.tokens",
             "lora.r",
             "measure.eval_batch_size",
@@ -262,12 +221,11 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
     (_positive, ("lora.alpha", "train.epochs", "train.learning_rate", "train.max_grad_norm")),
     (_positive, ("measure.seconds", "measure.interval_width")),
     (
-        _share,
+        check_share,
         (
             "data.test_fraction",
             "data.validation_fraction",
             "lora.dropout",
-            "sparse_warmup_ratio",
             "train.lr_warmup_ratio",
         ),
     ),

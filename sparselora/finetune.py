@@ -11,7 +11,9 @@ import torch
 from transformers import set_seed
 
 from sparselora import summary
+from sparselora.allocation import LEVELS
 from sparselora.batches import tokenize, training_batches
+from sparselora.calibration_cache import fit
 from sparselora.checkpoint import (
     ADAPTER_FOLDER,
     adapter_state,
@@ -30,8 +32,9 @@ from sparselora.preflight import load_run_data
 from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RunRecord
 from sparselora.reference import dense_reference, reference_key
-from sparselora.schedule import dense_steps
+from sparselora.schedule import Phases
 from sparselora.schema import RunConfig, Timing
+from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.train import StepPlan, StepRow, autocast, train_steps
 
@@ -116,21 +119,40 @@ class _FineTune:
         if not self.dense_run:
             check_sparse_steps(run, total)
         plan = StepPlan(
-            total_steps=total,
-            dense_steps=total if self.dense_run else dense_steps(run.sparse_warmup_ratio, total),
+            Phases.all_dense(total) if self.dense_run else run.phases(total),
             eval_every=run.measure.eval_every,
         )
         set_seed(run.seed)
         pad_token_id = self.tokenizer.pad_token_id
         with self.lock.shared():
             self.model = load_model(run, data.label_names, pad_token_id).to(self.device)
-        self.kept = kept_of(self.model, self.sparsities)
+        with self.lock.shared():
+            self.fitted = fit(
+                self.model,
+                run.sparsity,
+                self.sparsities,
+                lambda: self._batches(run.calibration.batches),
+            )
+        self.kept = kept_of(self.model, self.fitted.sparsities)
+        if self.fitted.curves is not None:
+            self.record.content["calibrated_schedule"] = {
+                "levels": LEVELS,
+                "errors": self.fitted.curves,
+                "sparsities": self.fitted.sparsities,
+            }
         if run.measure.timing is Timing.both:
             self.record.content["timing_before"] = self._time()
         with self.lock.shared():
             began = perf_counter()
-            handle = None if self.dense_run else sparsify(self.model, run.sparsity)
-            self.record.content["calibration_seconds"] = perf_counter() - began
+            handle = (
+                None
+                if self.dense_run
+                else sparsify(self.model, self.fitted.config, self.fitted.calibration)
+            )
+            faster = accelerate(self.model) if handle is None else None
+            self.record.content["calibration_seconds"] = (
+                self.fitted.seconds + perf_counter() - began
+            )
         self.memory = PeakMemory(self.device)
         set_seed(run.seed)  # the same dropout and order whatever was drawn while setting up
         try:
@@ -144,8 +166,9 @@ class _FineTune:
         self._finish(plan, handle)
         if run.measure.test:
             self._test(plan)
-        if handle is not None:
-            handle.remove()
+        for patch in (handle, faster):
+            if patch is not None:
+                patch.remove()
         self.trained = True
         if run.measure.timing is not Timing.none:
             try:
@@ -182,26 +205,26 @@ class _FineTune:
             if self.keep_best:
                 save_adapter(self.model, self.tokenizer, self._adapter("best"))
 
+    def _batches(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """The first ones that training takes."""
+        endless = training_batches(
+            self.tokenizer, self.tokenized["train"], self.run.train.batch_size, self.run.seed
+        )
+        return list(itertools.islice(endless, count))
+
     def _time(self) -> dict[str, Any]:
         run = self.run
-        passes = run.train.gradient_accumulation_steps
-        batches = list(
-            itertools.islice(
-                training_batches(
-                    self.tokenizer, self.tokenized["train"], run.train.batch_size, run.seed
-                ),
-                run.measure.batches * passes,
-            )
-        )
+        batches = self._batches(run.measure.batches * run.train.gradient_accumulation_steps)
         timing = measure(
             self.model,
-            None if self.dense_run else run.sparsity,
+            None if self.dense_run else self.fitted.config,
             batches,
             run.train,
             run.measure,
             self.device,
             self.lock,
             self.on_round,
+            calibration=self.fitted.calibration,
         )
         summary.add_bound(timing, self.model, run, self.kept, batches)
         return timing
@@ -218,10 +241,7 @@ class _FineTune:
         content["dense_reference_ms"] = reference
         content["ms_per_step"] = reference / timing["speedup"]
         content["run_speedup"] = summary.run_speedup(
-            timing,
-            plan.dense_steps,
-            plan.total_steps - plan.dense_steps,
-            content["calibration_seconds"],
+            timing, plan.phases, content["calibration_seconds"]
         )
         content["lock_wait_seconds"] = self.lock.waited_seconds
         self.record.save()

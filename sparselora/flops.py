@@ -47,6 +47,7 @@ class StepFlops:
     estimator: int
     lora: int
     head: int
+    compensation: int = 0
     embeddings: int = 0
     """A look-up, without a product."""
 
@@ -67,8 +68,10 @@ def step_flops(
     kept: Sequence[int],
     projections: Collection[str],
     lora_rank: int,
-    estimator_rank: int | None = None,
+    estimate_flops: int = 0,
     estimator_tokens: int | None = None,
+    choices: float = 1.0,
+    compensation_rank: int | None = None,
 ) -> StepFlops:
     """Count one forward and backward pass over (batch_size, length) positions.
 
@@ -76,8 +79,11 @@ def step_flops(
         kept: channels computed in each layer; f where it is dense.
         projections: which of query, key, value, output carry an adapter.
         lora_rank: r.
-        estimator_rank: of the SVD estimator; None where the estimator needs no product.
-        estimator_tokens: positions it scores in a layer; None for all.
+        estimate_flops: of the estimate of one map for one token; 0 where no product is needed.
+        estimator_tokens: positions scored in a layer; None for all.
+        choices: of channels in a step: 1, less where a choice is kept for several, 0 where it is
+            fixed.
+        compensation_rank: r of its map, 0 for `mean`, None without compensation.
     """
     tokens = batch_size * length
     d, f = model.hidden_size, model.intermediate_size
@@ -92,7 +98,7 @@ def step_flops(
     totals = dict.fromkeys(
         ("query_key_value", "output_projection", "attention", "ffn_lin1", "ffn_lin2"), 0
     )
-    lora = estimator = 0
+    lora = estimator = compensation = 0
     # Gradients flow into a layer once an adapter lies below it.
     needs_gradient = False
     maps = 2 if model.gated else 1
@@ -122,16 +128,22 @@ def step_flops(
         directions = 2 if needs_gradient else 1
         totals["ffn_lin1"] += directions * maps * 2 * tokens * d * channels
         totals["ffn_lin2"] += directions * 2 * tokens * channels * d
-        if channels < f and estimator_rank is not None:
-            scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
-            estimator += maps * svd_estimator_flops(scored, d, f, estimator_rank)
+        if channels == f:
+            continue
+        scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
+        estimator += round(choices * maps * scored * estimate_flops)
+        if compensation_rank is not None:
+            # (x P) M forward, (dy Mᵀ) Pᵀ backward; and for each choice its shift and its M, from the
+            # kept rows of lin2.
+            compensation += directions * 4 * tokens * d * compensation_rank
+            compensation += round(choices * 2 * channels * d * (1 + compensation_rank))
     head = _head(model, tokens if model.head_on_every_token else batch_size, needs_gradient)
-    return StepFlops(**totals, lora=lora, estimator=estimator, head=head)
+    return StepFlops(**totals, lora=lora, estimator=estimator, head=head, compensation=compensation)
 
 
-def svd_estimator_flops(tokens: int, hidden_size: int, intermediate_size: int, rank: int) -> int:
-    """One estimate: x Vᵀ costs 2·d·r a scored token, its product with U S another 2·r·f."""
-    return 2 * tokens * rank * (hidden_size + intermediate_size)
+def svd_estimate_flops(hidden_size: int, intermediate_size: int, rank: int) -> int:
+    """Of one map for one token: x Vᵀ costs 2·d·r, its product with U S another 2·r·f."""
+    return 2 * rank * (hidden_size + intermediate_size)
 
 
 def _lora(tokens: int, size_in: int, size_out: int, rank: int, input_needs: bool) -> int:

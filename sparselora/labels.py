@@ -6,18 +6,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sparselora.schema import RunConfig
 
-_SHAPING = {"svd_rank", "ffn_sparsity", "sparse_warmup_ratio", "schedule", "estimator"}
+_SHAPING = {
+    "svd_rank",
+    "ffn_sparsity",
+    "sparse_warmup_ratio",
+    "sparse_rampup_ratio",
+    "sparse_cooldown_ratio",
+    "schedule",
+    "estimator",
+    "compensation",
+}
+
+_PREFIXES = ("layer_", "estimator.", "compensation.", "calibration.")
 
 
 def describe(
     run: "RunConfig", sparsities: Sequence[float], experiment: str | None, keys: Collection[str]
 ) -> str:
     """The experiment's name where the user changed nothing of it, else the settings."""
-    changed = [key for key in keys if key in _SHAPING or key.startswith(("layer_", "estimator."))]
+    changed = [key for key in keys if key in _SHAPING or key.startswith(_PREFIXES)]
     if experiment is not None and not changed:
         return experiment
     if not any(sparsities):
         return "dense"
     mean = sum(sparsities) / len(sparsities)
     rank = "" if run.svd_rank is None else f" rank {run.svd_rank}"
-    return f"{run.schedule.name} {mean:.3g} {run.estimator.name}{rank}"
+    name = run.compensation.name
+    compensation = "" if name == "none" else f" + {name}"
+    if name == "lowrank":
+        compensation += f" {run.compensation.rank}"
+    dense = [f"{run.sparse_warmup_ratio:g}"]
+    if run.sparse_rampup_ratio:
+        dense.append(f"ramp {run.sparse_rampup_ratio:g}")
+    finish = f", finish {run.sparse_cooldown_ratio:g}" if run.sparse_cooldown_ratio else ""
+    start = f" start {' '.join(dense)}{finish}" if finish or len(dense) > 1 else ""
+    return f"{run.schedule.name} {mean:.3g} {run.estimator.name}{rank}{compensation}{start}"

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
 from sparselora.schema import MeasureConfig, TrainConfig
+from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.blocks import find_blocks
+from sparselora.sparse.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.timing import Budget, StepTimer, interleave, paired_ratio
@@ -43,13 +45,16 @@ class Arms:
         sparsity: SparsityConfig | None,
         train: TrainConfig,
         device: torch.device,
+        calibration: Calibration | None = None,
     ) -> None:
         self.device = device
         stock, own = _copy(model), _copy(model)
         self.models = {STOCK: stock, OWN: own}
         self.handle: SparsityHandle | None = None
-        if sparsity is not None:
-            self.handle = sparsify(own, sparsity)
+        if sparsity is None:
+            accelerate(own)
+        else:
+            self.handle = sparsify(own, sparsity, calibration)
             self.handle.disable()
         steppers = {
             name: Stepper(arm, train, SCHEDULE_STEPS, device) for name, arm in self.models.items()
@@ -70,7 +75,7 @@ class Arms:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    relaid = {id(block.lin2.weight) for block in find_blocks(model)}
+    relaid = {id(weight) for block in find_blocks(model) for weight in block.scattered()}
     shared = {
         id(parameter): parameter
         for parameter in model.parameters()
@@ -89,17 +94,18 @@ def measure(
     lock: DeviceLock,
     on_round: Callable[[int], None] = lambda _: None,
     seed: int = 0,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
     """Time the arms under the device's lock; → the record's `timing`.
 
     Args:
         model: trained or not; not patched.
-        sparsity: None for plain LoRA. Our dense path is then the stock model once more, since a
-            model without a sparse layer is not patched at all.
+        sparsity: None for plain LoRA, which has no sparse arm.
         batches: real ones, taken in turn.
         settings: budget.
         on_round: told of each round.
         seed: of the order of the arms.
+        calibration: where `sparsity` needs it.
 
     Returns:
         Times in ms and ratios over stock PEFT LoRA, with their intervals. `speedup` is stock over
@@ -113,7 +119,7 @@ def measure(
         return paired_ratio(times[STOCK], times[fast]).width
 
     with lock.shared(), torch.random.fork_rng(devices=_cuda(device)):
-        arms = Arms(model, sparsity, train, device)
+        arms = Arms(model, sparsity, train, device, calibration)
         ready = [to_device(batch, device) for batch in batches]
         rounds = _grouped(ready, train.gradient_accumulation_steps)
     with lock.alone(), torch.random.fork_rng(devices=_cuda(device)):

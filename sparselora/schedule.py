@@ -6,13 +6,15 @@ segments stand in the layer's name one after the other, whole: `layer.1` never n
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from sparselora.errors import UserError
 
 MAX_SPARSITY = 0.99
 """No schedule asks for more: at least one channel in a hundred stays."""
 
-RULES = ("uniform", "ramp", "explicit")
+RULES = ("uniform", "ramp", "explicit", "calibrated")
 
 
 def names_layer(pattern: str, layer_name: str) -> bool:
@@ -53,7 +55,8 @@ def layer_sparsities(
 
     `uniform`: `ffn_sparsity` wherever no pattern says otherwise. `explicit`: every layer is named.
     `ramp`: rises with depth, see `ramp`; layers that are named stay fixed and the others keep the
-    mean over all layers at exactly `ffn_sparsity`.
+    mean over all layers at exactly `ffn_sparsity`. `calibrated` keeps that mean too; until the
+    model's errors are measured, its free layers share it evenly.
 
     Raises:
         UserError: a pattern names no layer, two name the same one, `explicit` leaves one out, or
@@ -80,6 +83,11 @@ def layer_sparsities(
         )
     if rule == "ramp":
         return ramp(num_layers, ffn_sparsity, fixed)
+    if rule == "calibrated":
+        free = num_layers - len(fixed)
+        room = ffn_sparsity * num_layers - sum(fixed.values())
+        check_room(ffn_sparsity, room, free)
+        return [fixed.get(index, room / max(free, 1)) for index in range(num_layers)]
     return [fixed.get(index, ffn_sparsity) for index in range(num_layers)]
 
 
@@ -94,26 +102,33 @@ def ramp(num_layers: int, target: float, fixed: Mapping[int, float] | None = Non
         UserError: `target` is over 0.99, or the fixed layers leave no room for the mean.
     """
     fixed = fixed or {}
-    if target > MAX_SPARSITY:
-        raise UserError(f"ffn_sparsity={target:g}: schedule=ramp allows at most {MAX_SPARSITY}")
     depth = max(num_layers - 1, 1)
     values = [
         target * (0.5 + index / depth) if num_layers > 1 else target for index in range(num_layers)
     ]
     free = [index for index in range(num_layers) if index not in fixed]
     room = target * num_layers - sum(fixed.values())
+    check_room(target, room, len(free))
     if not free:
         return [fixed[index] for index in range(num_layers)]
-    if room < 0 or room > MAX_SPARSITY * len(free):
-        raise UserError(
-            f"ffn_sparsity={target:g}: the layers fixed by layer_sparsity leave "
-            f"{room / len(free):.3f} for each of the others; 0 to {MAX_SPARSITY} is allowed"
-        )
     free_sum = sum(values[index] for index in free)
     scale = room / free_sum if free_sum else 0.0
     for index in range(num_layers):
         values[index] = fixed[index] if index in fixed else values[index] * scale
     return _cap(values, free)
+
+
+def check_room(target: float, room: float, free: int) -> None:
+    """Raise a `UserError` unless `room` can be spread over `free` layers, 0 to 0.99 each."""
+    if target > MAX_SPARSITY:
+        raise UserError(
+            f"ffn_sparsity={target:g}: a schedule with a mean allows at most {MAX_SPARSITY}"
+        )
+    if free and not 0.0 <= room <= MAX_SPARSITY * free + 1e-12:
+        raise UserError(
+            f"ffn_sparsity={target:g}: the layers fixed by layer_sparsity leave "
+            f"{room / free:.3f} for each of the others; 0 to {MAX_SPARSITY} is allowed"
+        )
 
 
 def _cap(values: list[float], free: Sequence[int]) -> list[float]:
@@ -131,9 +146,50 @@ def _cap(values: list[float], free: Sequence[int]) -> list[float]:
     return values
 
 
-def dense_steps(sparse_warmup_ratio: float, total_steps: int) -> int:
-    """How many optimizer steps run dense before sparsity is on: floor(ratio · steps + 0.5)."""
-    return math.floor(sparse_warmup_ratio * total_steps + 0.5)
+@dataclass(frozen=True)
+class Phases:
+    """Which steps of a run are dense, and how far sparsity has risen in the others.
+
+    Steps count from 1. The first `dense_start` are dense, then `ramp` steps rise evenly to the full
+    sparsity, and the last `dense_finish` are dense again.
+    """
+
+    total_steps: int
+    dense_start: int = 0
+    ramp: int = 0
+    dense_finish: int = 0
+
+    @classmethod
+    def of_ratios(
+        cls, total_steps: int, warmup: float, rampup: float = 0.0, cooldown: float = 0.0
+    ) -> Self:
+        """From shares of the steps, each rounded: floor(share · steps + 0.5)."""
+        start, ramp, finish = (
+            math.floor(share * total_steps + 0.5) for share in (warmup, rampup, cooldown)
+        )
+        return cls(total_steps, start, ramp, finish)
+
+    @classmethod
+    def all_dense(cls, total_steps: int) -> Self:
+        """Of plain LoRA."""
+        return cls(total_steps, dense_start=total_steps)
+
+    def share(self, step: int) -> float:
+        """0 in a dense step, 1 at the full sparsity, between the two while it rises."""
+        into = step - self.dense_start
+        if into <= 0 or step > self.total_steps - self.dense_finish:
+            return 0.0
+        return min(into / (self.ramp + 1), 1.0)
+
+    @property
+    def sparse_steps(self) -> int:
+        """How many steps are not dense; 0 where the dense ones leave none."""
+        return max(self.total_steps - self.dense_start - self.dense_finish, 0)
+
+    @property
+    def shares(self) -> float:
+        """The sum of `share` over all steps: sparse steps, each weighed by how sparse it is."""
+        return sum(self.share(step) for step in range(1, self.total_steps + 1))
 
 
 def kept_channels(sparsity: float, intermediate_size: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from sparselora.schedule import Phases
 from sparselora.sparse.config import SparsityConfig
 
 PROJECTIONS = ("query", "key", "value", "output")
@@ -91,6 +92,24 @@ class EstimatorConfig:
     name: str = MISSING
     tokens: int | None = 128
     """Tokens of a batch that are scored, evenly spaced over the real ones; null: all."""
+    weighted: bool = False
+    """Whether scores are multiplied by the norms of lin2's columns."""
+    every: int = 1
+    """Forward passes from one choice of channels to the next."""
+
+
+@dataclass
+class CompensationConfig:
+    name: str = MISSING
+    """none, mean, lowrank."""
+    rank: int = 8
+    """Of the map that `lowrank` fits."""
+
+
+@dataclass
+class CalibrationConfig:
+    batches: int = 16
+    """Training batches that estimators and compensation are fitted on, where they need any."""
 
 
 @dataclass
@@ -159,6 +178,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    compensation: CompensationConfig = field(default_factory=CompensationConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
@@ -168,6 +189,8 @@ class RunConfig:
     ffn_sparsity: float = MISSING
     layer_sparsity: dict[str, float] = field(default_factory=dict)
     sparse_warmup_ratio: float = MISSING
+    sparse_rampup_ratio: float = 0.0
+    sparse_cooldown_ratio: float = 0.0
     seed: int = MISSING
     tags: list[str] = field(default_factory=list)
     """Free words that the record keeps."""
@@ -182,7 +205,23 @@ class RunConfig:
             svd_rank=self.svd_rank,
             estimator=self.estimator.name,
             estimator_tokens=self.estimator.tokens,
+            estimator_weighted=self.estimator.weighted,
+            estimator_every=self.estimator.every,
+            compensation=self.compensation.name,
+            compensation_rank=self.compensation.rank,
+            sparse_warmup_ratio=self.sparse_warmup_ratio,
+            sparse_rampup_ratio=self.sparse_rampup_ratio,
+            sparse_cooldown_ratio=self.sparse_cooldown_ratio,
             seed=self.seed,
+        )
+
+    def phases(self, total_steps: int) -> Phases:
+        """Which steps of a run that is not plain LoRA are dense."""
+        return Phases.of_ratios(
+            total_steps,
+            self.sparse_warmup_ratio,
+            self.sparse_rampup_ratio,
+            self.sparse_cooldown_ratio,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from sparselora.batches import TokenizedSplit
 from sparselora.data import LabelledData
 from sparselora.dimensions import model_dimensions
-from sparselora.flops import gather_bytes, step_flops
+from sparselora.flops import ModelDimensions, gather_bytes, step_flops, svd_estimate_flops
 from sparselora.model import trained_parameters
+from sparselora.schedule import Phases
 from sparselora.schema import Precision, RunConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.timing import quantiles
@@ -35,8 +36,8 @@ def of_steps(rows: Sequence[StepRow], plan: StepPlan) -> dict[str, Any]:
     done = {phase: [row for row in rows if row.phase == phase] for phase in ("dense", "sparse")}
     return {
         "steps": {
-            "planned": plan.total_steps,
-            "planned_dense": plan.dense_steps,
+            "planned": plan.phases.total_steps,
+            "planned_dense": plan.phases.total_steps - plan.phases.sparse_steps,
             "dense": len(done["dense"]),
             "sparse": len(done["sparse"]),
         },
@@ -93,8 +94,10 @@ def of_flops(
     full = [dimensions.intermediate_size] * dimensions.num_layers
     passes = run.train.gradient_accumulation_steps
     element = 2 if run.train.precision is Precision.bf16 else 4
+    choices = 0.0 if run.sparsity.kind.fixed else 1.0 / run.estimator.every
+    ranks = {"none": None, "mean": 0, "lowrank": run.compensation.rank}
 
-    def mean(channels: Sequence[int], rank: int | None) -> dict[str, int]:
+    def mean(channels: Sequence[int]) -> dict[str, int]:
         counts = [
             step_flops(
                 dimensions,
@@ -103,8 +106,10 @@ def of_flops(
                 channels,
                 run.lora.projections,
                 run.lora.r,
-                rank,
+                _estimate_flops(dimensions, run),
                 run.estimator.tokens,
+                choices,
+                ranks[run.compensation.name],
             ).to_dict()
             for batch, length in shapes
         ]
@@ -113,13 +118,21 @@ def of_flops(
             for term in counts[0]
         }
 
-    dense, sparse = mean(full, None), mean(kept, run.svd_rank)
+    dense, sparse = mean(full), mean(kept)
     return {
         "dense": dense,
         "sparse": sparse if list(kept) != full else None,
         "bound": dense["total"] / sparse["total"] if list(kept) != full else 1.0,
-        "gather_bytes": passes * gather_bytes(dimensions, kept, element),
+        "gather_bytes": round(passes * choices * gather_bytes(dimensions, kept, element)),
     }
+
+
+def _estimate_flops(model: ModelDimensions, run: RunConfig) -> int:
+    if run.sparsity.kind.full_map:
+        return 2 * model.hidden_size * model.intermediate_size
+    if run.svd_rank is None:
+        return 0
+    return svd_estimate_flops(model.hidden_size, model.intermediate_size, run.svd_rank)
 
 
 def add_bound(
@@ -139,15 +152,15 @@ def add_bound(
     return flops
 
 
-def run_speedup(
-    timing: Mapping[str, Any], dense_steps: int, sparse_steps: int, calibration_seconds: float
-) -> float:
+def run_speedup(timing: Mapping[str, Any], phases: Phases, calibration_seconds: float) -> float:
     """Stock PEFT LoRA's time for a whole run over this one's: every step at its phase's own time.
 
-    Calibration counts, waits for the device's lock do not. The steps' times are those of one
-    interleaved measurement, so the machine's drift cancels; calibration's is as the clock showed it.
+    A step on the way up counts as between dense and sparse, by its share. Calibration counts, waits
+    for the device's lock do not. The steps' times are those of one interleaved measurement, so the
+    machine's drift cancels; calibration's is as the clock showed it.
     """
-    stock = timing["stock_dense_ms"]
-    ours = calibration_seconds * 1e3 / stock + dense_steps / timing["total_dense_speedup"]
-    ours += sparse_steps / timing["total_speedup"]
-    return (dense_steps + sparse_steps) / ours
+    stock, sparse = timing["stock_dense_ms"], phases.shares
+    ours = calibration_seconds * 1e3 / stock
+    ours += (phases.total_steps - sparse) / timing["total_dense_speedup"]
+    ours += sparse / timing["total_speedup"]
+    return phases.total_steps / ours

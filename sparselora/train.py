@@ -10,6 +10,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from sparselora.errors import TrainingError
 from sparselora.lock import DeviceLock
+from sparselora.schedule import Phases
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.timing import StepTimer
 
@@ -46,13 +47,13 @@ class StepRow:
 class StepPlan:
     """Which steps run dense, and when rows must be up to date."""
 
-    total_steps: int
-    dense_steps: int
-    """At the start; a plain LoRA run has `total_steps` of them."""
+    phases: Phases
     eval_every: int | None
 
-    def is_sparse(self, step: int) -> bool:
-        return step > self.dense_steps
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps."""
+        return self.phases.total_steps
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the weights after this step are evaluated; after the last they always are."""
@@ -138,9 +139,9 @@ def train_steps(
     read_every = READ_EVERY if device.type == "cuda" else 1
     pending: list[tuple[int, str, Tensor, float, Tensor, tuple[int, int, int], StepTimer]] = []
     for step in range(1, plan.total_steps + 1):
-        sparse = plan.is_sparse(step)
+        sparse = plan.phases.share(step) > 0.0
         if sparsity is not None:
-            (sparsity.enable if sparse else sparsity.disable)()
+            sparsity.set_step(step, plan.total_steps)
         micro_batches = [next(batches) for _ in range(train.gradient_accumulation_steps)]
         tokens = sum(int(batch["attention_mask"].sum()) for batch in micro_batches)
         padded = sum(batch["attention_mask"].numel() for batch in micro_batches)

@@ -17,18 +17,23 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
 from sparselora import run as run_module
-from sparselora.sparse.blocks import ARCHITECTURES
+from sparselora.sparse.architectures import ARCHITECTURES
 
+# Odd widths on purpose; f < 512, so widths are not rounded to 16.
+_COMMON: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 37,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 60,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+_DECODER = _COMMON | {"num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
 TINY: dict[str, dict[str, Any]] = {
-    # Odd widths on purpose; f < 512, so widths are not rounded to 16.
-    "bert": {
-        "hidden_size": 24,
-        "intermediate_size": 37,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "vocab_size": 60,
-        "max_position_embeddings": 128,
-    },
+    **dict.fromkeys(
+        ("bert", "camembert", "deberta-v2", "mpnet", "roberta", "xlm-roberta"), _COMMON
+    ),
     "distilbert": {
         "dim": 24,
         "hidden_dim": 37,
@@ -37,30 +42,64 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": 60,
         "max_position_embeddings": 128,
     },
-    "llama": {
+    "electra": _COMMON | {"embedding_size": 24},
+    "gemma": _DECODER | {"head_dim": 6},
+    "gpt2": {
+        "n_embd": 24,
+        "n_inner": 37,
+        "n_layer": 3,
+        "n_head": 4,
+        "vocab_size": 60,
+        "n_positions": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "llama": _DECODER | {"mlp_bias": True},
+    "mistral": _DECODER,
+    "modernbert": _COMMON
+    | {
+        "mlp_bias": True,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "opt": {
         "hidden_size": 24,
-        "intermediate_size": 37,
+        "word_embed_proj_dim": 24,
+        "ffn_dim": 37,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "vocab_size": 60,
         "max_position_embeddings": 128,
-        "mlp_bias": True,
         "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
     },
+    "phi3": _DECODER,
+    "qwen2": _DECODER,
+    "qwen3": _DECODER | {"head_dim": 6},
+    "smollm3": _DECODER,
 }
+
+
+def tiny_config(model_type: str, dropout: float = 0.0, **changes: Any) -> Any:
+    """A tiny architecture whose dropouts, but for those inside an FFN, all have one rate."""
+    config = transformers.AutoConfig.for_model(model_type, num_labels=3, **TINY[model_type])
+    for name, value in config.to_dict().items():
+        rate = "dropout" in name or "pdrop" in name or name == "layerdrop"
+        if rate and name != "mlp_dropout" and isinstance(value, float | int):
+            setattr(config, name, 0.0 if name == "layerdrop" else dropout)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
 
 
 def tiny_model(model_type: str, dropout: float = 0.0, **changes: Any) -> PeftModel:
     """A seeded tiny classifier with LoRA on its attention; LoRA's B is not zero, as after training."""
     torch.manual_seed(0)
-    names = {
-        "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
-        "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
-        "llama": ("attention_dropout",),
-    }[model_type]
-    settings = TINY[model_type] | dict.fromkeys(names, dropout) | changes
-    config = transformers.AutoConfig.for_model(model_type, **settings, num_labels=3)
+    config = tiny_config(model_type, dropout, **changes)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     row = ARCHITECTURES[model_type]
     adapted = get_peft_model(
@@ -69,7 +108,7 @@ def tiny_model(model_type: str, dropout: float = 0.0, **changes: Any) -> PeftMod
             task_type=TaskType.SEQ_CLS,
             r=4,
             lora_dropout=dropout,
-            target_modules=list(row.attention),
+            target_modules=sorted(set(row.attention)),
             modules_to_save=list(row.head),
             init_lora_weights=False,
         ),

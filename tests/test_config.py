@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,9 +13,10 @@ from sparselora.errors import UserError
 from sparselora.paths import CONF, SWEEPS
 from sparselora.schema import RunConfig
 from sparselora.sparse.blocks import ModelShape, find_blocks
+from sparselora.sparse.calibration import calibrate
 from sparselora.sparse.config import ESTIMATORS, SparsityConfig
 from sparselora.sparse.estimator import build_estimator
-from tests.conftest import tiny_model
+from tests.conftest import tiny_batch, tiny_model
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 
@@ -72,7 +74,9 @@ def test_named_settings_to_the_letter(
     assert run.ffn_sparsity == sparsity
     assert check_model(run, MINILM) == layers
     assert run.sparse_warmup_ratio == warmup
-    assert run.estimator.name == "svd"
+    assert (run.estimator.name, run.estimator.weighted, run.estimator.every) == ("svd", False, 1)
+    assert run.compensation.name == "none"
+    assert (run.sparse_rampup_ratio, run.sparse_cooldown_ratio) == (0, 0)
     assert (run.train.batch_size, run.train.learning_rate) == (32, 1e-3)
     study = parsed(f"experiment={name}", "train=study")
     assert (study.train.batch_size, study.train.learning_rate) == (16, 2e-4)
@@ -123,6 +127,11 @@ def test_hash_covers_what_decides_the_outcome() -> None:
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_has_its_function_and_its_file(name: str) -> None:
     config = SparsityConfig(estimator=name, svd_rank=3 if ESTIMATORS[name].has_rank else None)
-    for block in find_blocks(tiny_model("bert")):
-        assert callable(build_estimator(block, config))
+    model = tiny_model("bert")
+    moments = calibrate(model, [tiny_batch()])
+    x = torch.randn(5, 24)
+    for block in find_blocks(model):
+        scores = build_estimator(block, config, moments[block.name])(x)
+        assert scores.shape == (37,)
+        assert scores.isfinite().all()
     assert (CONF / "estimator" / f"{name}.yaml").is_file()

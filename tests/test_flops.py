@@ -16,11 +16,11 @@ from sparselora.flops import (
     sliced_ffn_flops,
     step_flops,
     study_flops,
-    svd_estimator_flops,
+    svd_estimate_flops,
 )
 from sparselora.paths import PACKAGE
 from sparselora.schedule import kept_channels
-from sparselora.sparse.blocks import ARCHITECTURES
+from sparselora.sparse.architectures import ARCHITECTURES
 
 REAL: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
@@ -40,6 +40,8 @@ DISTILBERT = ModelDimensions(
     head_maps=((768, 768, True), (768, 2, True)),
     head_on_every_token=False,
 )
+# The counter knows addmm and not its in-place form.
+IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: 2 * a[0] * a[1] * b[1]}
 ROLES = ("query", "key", "value", "output")
 SCHEDULES = {
     "dense": [0.0] * 6,
@@ -79,11 +81,15 @@ def test_within_one_percent_of_torchs_counter(
         "attention_mask": torch.ones(3, 50, dtype=torch.long),
         "labels": torch.tensor([0, 1, 0]),
     }
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         model(**batch).loss.backward()
     dimensions = model_dimensions(model)
     kept = [kept_channels(value, dimensions.intermediate_size) for value in sparsities]
-    ours = step_flops(dimensions, 3, 50, kept, projections, 8, rank, 64)
+    estimate = 0
+    if rank:
+        d, f = dimensions.hidden_size, dimensions.intermediate_size
+        estimate = svd_estimate_flops(d, f, rank)
+    ours = step_flops(dimensions, 3, 50, kept, projections, 8, estimate, 64)
     assert ours.total == pytest.approx(counter.get_total_flops(), rel=0.01)
     # Attention alone, so that a small term cannot hide behind the large ones.
     products = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
@@ -106,12 +112,15 @@ def test_estimator_cost_follows_rank_and_tokens() -> None:
     dimensions = DISTILBERT
     kept = [1536] * 6
 
-    def estimator(rank: int | None, tokens: int | None) -> int:
-        return step_flops(dimensions, 32, 64, kept, ROLES, 8, rank, tokens).estimator
+    def estimator(rank: int, tokens: int | None, choices: float = 1.0) -> int:
+        cost = svd_estimate_flops(768, 3072, rank)
+        return step_flops(dimensions, 32, 64, kept, ROLES, 8, cost, tokens, choices).estimator
 
-    assert estimator(8, 128) == 2 * estimator(4, 128) == 6 * svd_estimator_flops(128, 768, 3072, 8)
+    assert estimator(8, 128) == 2 * estimator(4, 128)
+    assert estimator(8, 128) == 6 * 128 * svd_estimate_flops(768, 3072, 8)
     assert estimator(8, None) == estimator(8, 32 * 64) == 16 * estimator(8, 128)
-    assert estimator(None, 128) == 0
+    assert estimator(8, 128, 0.1) == estimator(8, 128) // 10
+    assert estimator(8, 128, 0.0) == 0
 
 
 def test_the_studys_accounting_to_the_digit() -> None:

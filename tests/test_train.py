@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from sparselora import SparsityConfig, sparsify
 from sparselora.lock import DeviceLock
 from sparselora.model import lora_config
+from sparselora.schedule import Phases
 from sparselora.schema import LoraSettings, TrainConfig
 from sparselora.train import Stepper, StepPlan, train_steps
 from tests.conftest import Outcome, tiny_batch, tiny_model
@@ -29,9 +30,10 @@ def endless(rows: int = 4) -> Iterator[dict[str, Tensor]]:
 
 def test_dense_start_then_sparse_counted_in_the_calls() -> None:
     model = tiny_model("bert")
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=3 / 7)
+    handle = sparsify(model, config)
     train = TrainConfig(gradient_accumulation_steps=2)
-    plan = StepPlan(total_steps=7, dense_steps=3, eval_every=None)
+    plan = StepPlan(Phases(total_steps=7, dense_start=3), eval_every=None)
     calls = []
     for row in train_steps(model, handle, endless(), plan, train, CPU, DeviceLock(CPU)):
         calls.append((row.phase, [ffn.calls for ffn in handle._sparse.values()]))

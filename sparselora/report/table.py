@@ -185,6 +185,10 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     realised = content["sparsity"]["realised_mean"]
     by_layer = " ".join(f"{layer['realised_sparsity']:.3f}" for layer in layers)
     table.add_row("realised sparsity", f"{realised:.3f} mean; by layer {by_layer or 'none'}")
+    schedule = content.get("calibrated_schedule")
+    if schedule:
+        chosen = " ".join(f"{value:.3f}" for value in schedule["sparsities"])
+        table.add_row("calibrated schedule", f"{chosen}, by the error curves below")
     parameters = content["parameters"]
     share = parameters["trained"] / parameters["total"]
     table.add_row("trained parameters", f"{parameters['trained']:,} ({share:.2%})")
@@ -194,10 +198,24 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     )
     table.add_row("record", escape(path))
     console.print(table)
+    if schedule:
+        console.print(_curves_table(schedule))
     if content["config"]["model"]["random_init"]:
         console.print("Random weights: the speed is real, the accuracy means nothing.")
     if content["provenance"]["device_type"] == "cuda":
         console.print(CUDA_NOTE)
+
+
+def _curves_table(schedule: dict[str, Any]) -> Table:
+    table = Table(title="Relative squared error of the model's output, one layer sparse at a time")
+    table.add_column("layer")
+    for level in schedule["levels"][1:]:
+        table.add_column(f"{level:g}", justify="right")
+    table.add_column("chosen", justify="right", style="bold")
+    for index, errors in enumerate(schedule["errors"]):
+        cells = [f"{error:.4f}" for error in errors[1:]]
+        table.add_row(str(index), *cells, f"{schedule['sparsities'][index]:.3f}")
+    return table
 
 
 def _timing_line(content: dict[str, Any], timing: dict[str, Any]) -> str:

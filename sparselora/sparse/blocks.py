@@ -1,101 +1,20 @@
-"""Finds the FFN blocks of a model: a table by architecture, one row each.
+"""Finds the FFN blocks of a model, by the table of architectures.
 
 Every block is read as lin1 → activation → lin2, or, where it has a gate, as
 lin2(activation(gate(x)) · lin1(x)). With d = hidden_size and f = intermediate_size, lin1 and the gate
-are (f, d) and lin2 is (d, f).
+are (f, d) and lin2 is (d, f), however the model stores them: a fused map holds the gate above lin1, and
+GPT-2's Conv1D holds each map transposed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A row of the table. Paths of modules are dotted and relative to what is named."""
-
-    layers: str
-    """The list of layers, below the backbone (`model.base_model`)."""
-    lin1: str
-    """First linear map of the FFN, below a layer; likewise the next two."""
-    activation: str
-    lin2: str
-    gate: str | None
-    """The gate's linear map, where there is one."""
-    whole: str | None
-    """A module that computes lin1 to lin2 and nothing else, where there is one: it is swapped whole."""
-    attention: tuple[str, ...]
-    """The attention projections, below a layer: query, key, value, output."""
-    head: tuple[str, ...]
-    """Modules of the classification head, below the model."""
-    intermediate_size: str
-    """Name of the config's attribute that holds f."""
-    head_on_every_token: bool = False
-    """Whether the head is applied before one token is picked, as decoders do."""
-
-
-_BERT = Architecture(
-    layers="encoder.layer",
-    lin1="intermediate.dense",
-    activation="intermediate.intermediate_act_fn",
-    lin2="output.dense",
-    gate=None,
-    whole=None,
-    attention=(
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-    ),
-    head=("classifier",),
-    intermediate_size="intermediate_size",
-)
-
-_LLAMA = Architecture(
-    layers="layers",
-    lin1="mlp.up_proj",
-    activation="mlp.act_fn",
-    lin2="mlp.down_proj",
-    gate="mlp.gate_proj",
-    whole="mlp",
-    attention=(
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-    ),
-    head=("score",),
-    intermediate_size="intermediate_size",
-    head_on_every_token=True,
-)
-
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "bert": _BERT,
-        "distilbert": Architecture(
-            layers="transformer.layer",
-            lin1="ffn.lin1",
-            activation="ffn.activation",
-            lin2="ffn.lin2",
-            gate=None,
-            whole=None,  # its FFN module applies dropout as well
-            attention=(
-                "attention.q_lin",
-                "attention.k_lin",
-                "attention.v_lin",
-                "attention.out_lin",
-            ),
-            head=("pre_classifier", "classifier"),
-            intermediate_size="hidden_dim",
-        ),
-        "llama": _LLAMA,
-    }
-)
+from sparselora.sparse.architectures import ARCHITECTURES, Architecture
 
 
 @dataclass(frozen=True)
@@ -107,6 +26,36 @@ class ModelShape:
     intermediate_size: int
 
 
+@dataclass(frozen=True)
+class LinearMap:
+    """One map of a block as (out, in), whatever module holds it: views of that module's parameters.
+
+    Weights are read anew each time, since a patch or a move to another device changes what lies
+    behind the parameter.
+    """
+
+    module: nn.Module
+    part: int | None = None
+    """0 for the first half of a fused map's rows, 1 for the second, None for all of them."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in)."""
+        parameter = self.module.get_parameter("weight")
+        rows = parameter.t() if isinstance(self.module, Conv1D) else parameter
+        return rows if self.part is None else rows.chunk(2)[self.part]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,) or None."""
+        bias: Tensor | None = self.module.bias  # type: ignore[assignment]
+        return bias if bias is None or self.part is None else bias.chunk(2)[self.part]
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
+        return nn.functional.linear(hidden_states, self.weight, self.bias)
+
+
 @dataclass(eq=False)
 class FFNBlock:
     """One FFN block in a live model."""
@@ -115,18 +64,39 @@ class FFNBlock:
     """Canonical: `layer.N`."""
     layer: nn.Module
     architecture: Architecture
-    lin1: nn.Linear
+    lin1: LinearMap
     activation: nn.Module
-    lin2: nn.Linear
-    gate: nn.Linear | None
+    lin2: LinearMap
+    gate: LinearMap | None
 
     @property
     def hidden_size(self) -> int:
-        return self.lin1.in_features
+        return self.lin1.weight.shape[1]
 
     @property
     def intermediate_size(self) -> int:
-        return self.lin1.out_features
+        return self.lin1.weight.shape[0]
+
+    @property
+    def entry(self) -> nn.Module:
+        """The module whose first argument is the block's input."""
+        return self.layer.get_submodule(self.architecture.whole or self.architecture.lin1)
+
+    def activations(self, hidden_states: Tensor) -> Tensor:
+        """(n, d) → (n, f): what lin2 is applied to."""
+        hidden_states = hidden_states.to(self.lin1.weight.dtype)
+        if self.gate is None:
+            activations: Tensor = self.activation(self.lin1(hidden_states))
+            return activations
+        gated: Tensor = self.activation(self.gate(hidden_states)) * self.lin1(hidden_states)
+        return gated
+
+    def scattered(self) -> Iterator[nn.Parameter]:
+        """The weights whose channels do not lie in whole rows of memory as the model stores them."""
+        for linear, by_rows in ((self.lin1, True), (self.gate, True), (self.lin2, False)):
+            # A Conv1D is stored transposed.
+            if linear is not None and by_rows == isinstance(linear.module, Conv1D):
+                yield linear.module.get_parameter("weight")
 
 
 def get_architecture(config: Any) -> Architecture:
@@ -139,17 +109,19 @@ def get_architecture(config: Any) -> Architecture:
     if model_type not in ARCHITECTURES:
         raise UserError(
             f"model: no FFN blocks known for the architecture {model_type!r}; supported are "
-            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row in {__name__}.ARCHITECTURES"
+            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row of ARCHITECTURES in "
+            "sparselora.sparse.architectures"
         )
     return ARCHITECTURES[model_type]
 
 
 def get_model_shape(config: Any) -> ModelShape:
     """Sizes of the model that a transformers config describes."""
+    intermediate_size = getattr(config, get_architecture(config).intermediate_size)
     return ModelShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
-        intermediate_size=getattr(config, get_architecture(config).intermediate_size),
+        intermediate_size=intermediate_size or 4 * config.hidden_size,
     )
 
 
@@ -178,33 +150,38 @@ def find_blocks(model: nn.Module) -> list[FFNBlock]:
             f"model: chunk_size_feed_forward={config.chunk_size_feed_forward}: only 0 is allowed, "
             "since channels are chosen for a whole batch"
         )
-    blocks = []
     layers = backbone.get_submodule(architecture.layers)
-    for index, layer in enumerate(layers.children()):
-        gate = architecture.gate
-        blocks.append(
-            FFNBlock(
-                name=f"layer.{index}",
-                layer=layer,
-                architecture=architecture,
-                lin1=_frozen_linear(layer, architecture.lin1, index),
-                activation=layer.get_submodule(architecture.activation),
-                lin2=_frozen_linear(layer, architecture.lin2, index),
-                gate=None if gate is None else _frozen_linear(layer, gate, index),
-            )
-        )
-    return blocks
+    return [_block(architecture, layer, index) for index, layer in enumerate(layers.children())]
 
 
-def _frozen_linear(layer: nn.Module, path: str, index: int) -> nn.Linear:
+def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
+    if row.inner_dropout is not None:
+        rate = layer.get_submodule(row.inner_dropout).p
+        if rate:
+            raise UserError(f"model: layer.{index}.{row.inner_dropout} drops {rate}; 0 is allowed")
+    fused = row.gate == row.lin1
+    lin1, lin2 = _frozen_linear(layer, row.lin1, index), _frozen_linear(layer, row.lin2, index)
+    gate = None if row.gate is None else _frozen_linear(layer, row.gate, index)
+    return FFNBlock(
+        name=f"layer.{index}",
+        layer=layer,
+        architecture=row,
+        lin1=LinearMap(lin1, 1 if fused else None),
+        activation=layer.get_submodule(row.activation),
+        lin2=LinearMap(lin2),
+        gate=None if gate is None else LinearMap(gate, 0 if fused else None),
+    )
+
+
+def _frozen_linear(layer: nn.Module, path: str, index: int) -> nn.Module:
     linear = layer.get_submodule(path)
     where = f"layer.{index}.{path}"
-    if type(linear) is not nn.Linear:
+    if type(linear) not in (nn.Linear, Conv1D):
         raise UserError(
-            f"model: {where} is a {type(linear).__name__}; a plain nn.Linear, without an adapter, "
+            f"model: {where} is a {type(linear).__name__}; a plain linear map, without an adapter, "
             "is allowed in the FFN"
         )
-    if linear.weight.requires_grad:
+    if linear.get_parameter("weight").requires_grad:
         raise UserError(
             f"model: {where}.weight trains; only frozen FFN weights can be left out "
             "(wrap the model with peft.get_peft_model first)"

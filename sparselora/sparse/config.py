@@ -15,18 +15,32 @@ class EstimatorKind:
 
     build: str
     """Name of the function in `sparselora.sparse.estimator` that makes one for a block."""
-    has_rank: bool
+    has_rank: bool = False
     """Whether `svd_rank` means anything to it."""
-    uses_tokens: bool
-    """Whether it looks at hidden states, so that a sample of tokens means anything to it."""
+    uses_tokens: bool = False
+    """Whether it looks at a batch's hidden states, so that a sample of tokens means anything to it."""
+    needs_calibration: bool = False
+    """Whether it is fitted on calibration batches."""
+    fixed: bool = False
+    """Whether it chooses once and for all, so that nothing is scored or gathered in a step."""
+    full_map: bool = False
+    """Whether an estimate costs as much as the map itself."""
 
 
-ESTIMATORS = MappingProxyType(
+ESTIMATORS: Mapping[str, EstimatorKind] = MappingProxyType(
     {
         "svd": EstimatorKind("svd_estimator", has_rank=True, uses_tokens=True),
-        "random": EstimatorKind("random_estimator", has_rank=False, uses_tokens=False),
+        "whitened": EstimatorKind(
+            "whitened_estimator", has_rank=True, uses_tokens=True, needs_calibration=True
+        ),
+        "static": EstimatorKind("static_estimator", needs_calibration=True, fixed=True),
+        "magnitude": EstimatorKind("magnitude_estimator", fixed=True),
+        "oracle": EstimatorKind("oracle_estimator", uses_tokens=True, full_map=True),
+        "random": EstimatorKind("random_estimator"),
     }
 )
+
+COMPENSATIONS = ("none", "mean", "lowrank")
 
 
 def check_sparsity(key: str, value: float) -> None:
@@ -47,6 +61,25 @@ def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise a `UserError` that names `key` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise UserError(f"{key}={value}: one of {', '.join(allowed)} is allowed")
+
+
+def check_share(key: str, value: float) -> None:
+    """Raise a `UserError` that names `key` unless 0 ≤ value < 1."""
+    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise UserError(f"{key}={_shown(value)}: a share from 0 up to, not including, 1 is allowed")
+
+
+def check_phases(warmup: float, rampup: float, cooldown: float) -> None:
+    """Raise a `UserError` unless each is a share in [0, 1) and together they leave some steps."""
+    names = ("sparse_warmup_ratio", "sparse_rampup_ratio", "sparse_cooldown_ratio")
+    for name, value in zip(names, (warmup, rampup, cooldown), strict=True):
+        check_share(name, value)
+    total = warmup + rampup + cooldown
+    if total >= 1.0:
+        raise UserError(
+            f"{' + '.join(names)} = {total:g}: together less than 1 is allowed, or no step would "
+            "run at the sparsity asked for"
+        )
 
 
 def _shown(value: object) -> str:
@@ -81,6 +114,20 @@ class SparsityConfig:
     """What scores the channels: a name of `ESTIMATORS`."""
     estimator_tokens: int | None = 128
     """How many tokens of a batch are scored, evenly spaced over the real ones; None scores all."""
+    estimator_weighted: bool = False
+    """Whether a channel's score is multiplied by the norm of its column of lin2."""
+    estimator_every: int = 1
+    """Calls of the model from one choice of channels to the next; a kept choice costs no gather."""
+    compensation: str = "none"
+    """What stands in for the channels left out: a name of `COMPENSATIONS`."""
+    compensation_rank: int = 8
+    """Rank of the map that `lowrank` compensation fits, from 1 to hidden_size."""
+    sparse_warmup_ratio: float = 0.0
+    """Share of the steps that run dense at the start; see `SparsityHandle.set_step`."""
+    sparse_rampup_ratio: float = 0.0
+    """Share of the steps in which sparsity then rises to its full value; 0 switches at once."""
+    sparse_cooldown_ratio: float = 0.0
+    """Share of the steps that run dense again at the end."""
     seed: int = 0
     """Seed of estimators that draw."""
 
@@ -104,16 +151,41 @@ class SparsityConfig:
                 f"estimator.tokens={_shown(self.estimator_tokens)}: a whole number of at least 1, or "
                 "null for all tokens, is allowed"
             )
+        if not _is_count(self.estimator_every):
+            raise UserError(
+                f"estimator.every={_shown(self.estimator_every)}: a whole number of at least 1 is "
+                "allowed"
+            )
+        check_choice("compensation.name", self.compensation, COMPENSATIONS)
+        if not _is_count(self.compensation_rank):
+            raise UserError(
+                f"compensation.rank={_shown(self.compensation_rank)}: a whole number from 1 to "
+                "hidden_size is allowed"
+            )
+        check_phases(self.sparse_warmup_ratio, self.sparse_rampup_ratio, self.sparse_cooldown_ratio)
+
+    @property
+    def kind(self) -> EstimatorKind:
+        """The row of `ESTIMATORS`."""
+        return ESTIMATORS[self.estimator]
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether `sparsify` has to be given calibration batches."""
+        return (
+            self.kind.needs_calibration or self.compensation != "none" or self.rule == "calibrated"
+        )
 
     def check_rank(self, hidden_size: int, intermediate_size: int) -> None:
-        """Raise a `UserError` where `svd_rank` is over what lin1, (f, d), has."""
+        """Raise a `UserError` where a rank is over what lin1, (f, d), or compensation's map has."""
         largest = min(hidden_size, intermediate_size)
-        if (
-            ESTIMATORS[self.estimator].has_rank
-            and self.svd_rank is not None
-            and self.svd_rank > largest
-        ):
+        if self.kind.has_rank and self.svd_rank is not None and self.svd_rank > largest:
             raise UserError(
                 f"svd_rank={self.svd_rank}: this model's lin1 is {intermediate_size} × "
                 f"{hidden_size}, so a whole number from 1 to {largest} is allowed"
+            )
+        if self.compensation == "lowrank" and self.compensation_rank > hidden_size:
+            raise UserError(
+                f"compensation.rank={self.compensation_rank}: this model's hidden_size is "
+                f"{hidden_size}, so a whole number from 1 to {hidden_size} is allowed"
             )

@@ -1,67 +1,17 @@
 """What scores the channels of an FFN block: f scores from a batch's hidden states.
 
 An estimator is a module whose forward takes hidden states, (n, d), and token weights, (n, 1) or None,
-and returns scores, (f,). It holds no trainable state and never enters the model's state dict.
+and returns scores, (f,). It holds no trainable state and never enters the model's state dict. One is a
+function here, and a row of `sparselora.sparse.config.ESTIMATORS` that names it.
 """
 
 import torch
 from torch import Tensor, nn
 
-from sparselora.sparse.blocks import FFNBlock, find_blocks
-from sparselora.sparse.config import ESTIMATORS, SparsityConfig
-
-
-class SVDSparsityEstimator(nn.Module):
-    """A rank-r estimate of one linear map: W x + b ≈ U_r S_r V_rᵀ x + b.
-
-    SparseLoRA (Khaki et al., ICML 2025), section 3.2. Costs 2 · r · (d + f) FLOPs a token, where
-    the map itself costs 2 · d · f.
-
-    Args:
-        weight: (f, d).
-        bias: (f,) or None.
-        rank: r, from 1 to min(d, f).
-
-    Raises:
-        ValueError: the rank is out of that range.
-    """
-
-    down: Tensor
-    up: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, rank: int) -> None:
-        super().__init__()
-        if not 1 <= rank <= min(weight.shape):
-            raise ValueError(f"rank={rank}: from 1 to {min(weight.shape)} is possible")
-        self.rank = rank
-        left, singular, right = _svd(weight.detach())
-        self.register_buffer("down", right[:rank].to(weight.dtype).contiguous())  # (r, d)
-        scaled = left[:, :rank] * singular[:rank]
-        self.register_buffer("up", scaled.to(weight.dtype).contiguous())  # (f, r)
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(n, d) → (n, f)."""
-        hidden_states = hidden_states.to(self.down.dtype)
-        return nn.functional.linear(
-            nn.functional.linear(hidden_states, self.down), self.up, self.bias
-        )
-
-
-def _svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S, Vᵀ in at least float32.
-
-    On a CPU with one thread: LAPACK's threads wait for each other at every step, so that beside another
-    job on two cores a (3072, 768) map took 10.7 s with two threads and 1.1 s with one.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        return torch.linalg.svd(wide, full_matrices=False)
-    finally:
-        torch.set_num_threads(threads)
+from sparselora.sparse.blocks import FFNBlock, LinearMap, find_blocks
+from sparselora.sparse.calibration import LayerMoments
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.lowrank import SVDSparsityEstimator
 
 
 class FFNEstimator(nn.Module):
@@ -74,18 +24,27 @@ class FFNEstimator(nn.Module):
         lin1: estimate of the first linear map.
         activation: of the block; elementwise.
         gate: estimate of the gate, where there is one.
+        centre: (f,), subtracted from the activations where compensation adds it.
+        channel_weights: (f,), multiplies the scores.
     """
+
+    centre: Tensor | None
+    channel_weights: Tensor | None
 
     def __init__(
         self,
-        lin1: SVDSparsityEstimator,
+        lin1: nn.Module,
         activation: nn.Module,
-        gate: SVDSparsityEstimator | None = None,
+        gate: nn.Module | None = None,
+        centre: Tensor | None = None,
+        channel_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.lin1 = lin1
         self.activation = activation
         self.gate = gate
+        self.register_buffer("centre", centre)
+        self.register_buffer("channel_weights", channel_weights)
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
         """(n, d), (n, 1) or None → (f,), at least float32."""
@@ -94,10 +53,27 @@ class FFNEstimator(nn.Module):
             activations = self.activation(activations)
         else:
             activations = self.activation(self.gate(hidden_states)) * activations
+        if self.centre is not None:
+            activations = activations - self.centre
         if token_weights is not None:
             activations = activations * token_weights
         dtype = torch.promote_types(activations.dtype, torch.float32)
-        return torch.linalg.vector_norm(activations, dim=0, dtype=dtype)
+        scores = torch.linalg.vector_norm(activations, dim=0, dtype=dtype)
+        return scores if self.channel_weights is None else scores * self.channel_weights
+
+
+class ExactMap(nn.Module):
+    """The map itself in the place of an estimate of it; shares its weights."""
+
+    def __init__(self, linear: LinearMap) -> None:
+        super().__init__()
+        self._linear = (linear,)  # in a tuple: it stays out of this module's children and state
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(n, d) → (n, f)."""
+        linear = self._linear[0]
+        result: Tensor = linear(hidden_states.to(linear.weight.dtype))
+        return result
 
 
 class RandomEstimator(nn.Module):
@@ -117,27 +93,118 @@ class RandomEstimator(nn.Module):
         return torch.rand(self.intermediate_size, generator=self.generator, device=device)
 
 
-def svd_estimator(block: FFNBlock, config: SparsityConfig) -> FFNEstimator:
+class FixedEstimator(nn.Module):
+    """The same scores whatever the batch."""
+
+    scores: Tensor
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scores", scores)
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
+        """→ (f,)."""
+        return self.scores
+
+
+def svd_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FFNEstimator:
     """The paper's: truncated SVD of lin1, and of the gate, at `svd_rank`, bias kept."""
+    return _lowrank_estimator(block, config, moments, None)
+
+
+def whitened_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FFNEstimator:
+    """The same rank and cost, but the error is least over the inputs seen in calibration."""
+    return _lowrank_estimator(block, config, moments, moments)
+
+
+def _lowrank_estimator(
+    block: FFNBlock,
+    config: SparsityConfig,
+    moments: LayerMoments | None,
+    whitening: LayerMoments | None,
+) -> FFNEstimator:
     config.check_rank(block.hidden_size, block.intermediate_size)
-    assert config.svd_rank is not None
-    lin1, gate = block.lin1, block.gate
+    rank = config.svd_rank
+    assert rank is not None
+    estimates = [
+        None
+        if linear is None
+        else SVDSparsityEstimator(linear.weight, linear.bias, rank, whitening)
+        for linear in (block.lin1, block.gate)
+    ]
+    assert estimates[0] is not None
     return FFNEstimator(
-        SVDSparsityEstimator(lin1.weight, lin1.bias, config.svd_rank),
-        block.activation,
-        None if gate is None else SVDSparsityEstimator(gate.weight, gate.bias, config.svd_rank),
+        estimates[0], block.activation, estimates[1], *_extras(block, config, moments)
     )
 
 
-def random_estimator(block: FFNBlock, config: SparsityConfig) -> RandomEstimator:
+def oracle_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FFNEstimator:
+    """The true activations: the upper reference, as dear as the map that it saves."""
+    return FFNEstimator(
+        ExactMap(block.lin1),
+        block.activation,
+        None if block.gate is None else ExactMap(block.gate),
+        *_extras(block, config, moments),
+    )
+
+
+def _extras(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> tuple[Tensor | None, Tensor | None]:
+    centre = None
+    if config.compensation != "none":
+        assert moments is not None
+        centre = moments.activation_mean.to(block.lin1.weight.dtype)
+    return centre, _column_norms(block) if config.estimator_weighted else None
+
+
+def static_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FixedEstimator:
+    """Root mean square of each activation over the calibration batches · ‖its column of lin2‖.
+
+    Where compensation adds the mean, only what departs from it counts: the standard deviation.
+    """
+    assert moments is not None
+    plain = config.compensation == "none"
+    square = moments.activation_square if plain else moments.activation_variance()
+    return FixedEstimator(square.sqrt().float() * _column_norms(block))
+
+
+def magnitude_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FixedEstimator:
+    """‖row of lin1‖ · ‖column of lin2‖, and · ‖row of the gate‖: weights alone, no data."""
+    scores = _column_norms(block)
+    for linear in (block.lin1, block.gate):
+        if linear is not None:
+            scores = scores * linear.weight.detach().float().norm(dim=1)
+    return FixedEstimator(scores)
+
+
+def random_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> RandomEstimator:
     """Uniform scores, seeded by the config's seed and the layer."""
     index = int(block.name.rsplit(".", 1)[1])
     return RandomEstimator(block.intermediate_size, seed=config.seed * 1_000 + index)
 
 
-def build_estimator(block: FFNBlock, config: SparsityConfig) -> nn.Module:
+def _column_norms(block: FFNBlock) -> Tensor:
+    return block.lin2.weight.detach().float().norm(dim=0)
+
+
+def build_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None = None
+) -> nn.Module:
     """The estimator that `config` names, for one block."""
-    estimator: nn.Module = globals()[ESTIMATORS[config.estimator].build](block, config)
+    estimator: nn.Module = globals()[config.kind.build](block, config, moments)
     return estimator
 
 
@@ -148,4 +215,4 @@ def build_ffn_estimators(model: nn.Module, svd_rank: int) -> dict[str, FFNEstima
         UserError: the architecture is unknown, or the rank is out of range for it.
     """
     config = SparsityConfig(svd_rank=svd_rank)
-    return {block.name: svd_estimator(block, config) for block in find_blocks(model)}
+    return {block.name: svd_estimator(block, config, None) for block in find_blocks(model)}

@@ -6,20 +6,21 @@ sparsely. A stand-in shares the parameters of what it stands
 for, so names, state dict and optimizer see no difference. No class is touched.
 """
 
-import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
-from sparselora.schedule import kept_channels, layer_sparsities
+from sparselora.schedule import Phases, kept_channels, layer_sparsities
+from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_backbone
+from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.estimator import build_estimator
-from sparselora.sparse.ffn import SparseFFN, SparsityState
+from sparselora.sparse.sparse_ffn import SparseFFN
+from sparselora.sparse.state import NoteBatch, SparsityState
 
 
 class StandIn(nn.Module):
@@ -78,20 +79,6 @@ class SparseOutput(StandIn):
         return output
 
 
-class NoteBatch:
-    """Forward pre-hook of the backbone: tells the sparse blocks which batch is in hand.
-
-    An object and not a closure, so that a deep copy of the model gets a hook and a state of its own.
-    """
-
-    def __init__(self, state: SparsityState) -> None:
-        self.state = state
-
-    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
-        self.state.begin_forward(arguments.get("attention_mask"))
-
-
 @dataclass(frozen=True)
 class LayerReport:
     """What one layer was asked for and what it did."""
@@ -109,10 +96,19 @@ class LayerReport:
 class SparsityHandle:
     """What `sparsify` returns: the switch, the report and the way back."""
 
-    def __init__(self, model: nn.Module, blocks: list[FFNBlock], sparse: dict[str, SparseFFN]):
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: list[FFNBlock],
+        sparse: dict[str, SparseFFN],
+        state: SparsityState,
+        config: SparsityConfig,
+    ) -> None:
+        self._acceleration = accelerate(model)
         self._blocks = blocks
         self._sparse = sparse
-        self.state = next(iter(sparse.values())).state if sparse else SparsityState()
+        self.state = state
+        self.config = config
         self._removed = False
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for ffn in sparse.values():
@@ -122,15 +118,44 @@ class SparsityHandle:
         )
 
     @property
+    def sparse_blocks(self) -> Mapping[str, SparseFFN]:
+        """`layer.N` → its block, for the layers that are sparse at all."""
+        return self._sparse
+
+    @property
     def enabled(self) -> bool:
         """Whether training steps are sparse now."""
         return self.state.enabled
 
     def enable(self) -> None:
-        """Training steps are sparse from now on."""
+        """Training steps are sparse from now on, at the full sparsity."""
+        self._set_share(1.0)
+
+    def set_step(self, step: int, total_steps: int) -> float:
+        """Switch as the config's warm-up, ramp-up and cool-down ask for one optimizer step.
+
+        Args:
+            step: the one that comes next, from 1.
+            total_steps: of the whole run.
+
+        Returns:
+            0 where the step is dense, 1 at the full sparsity, between the two while it rises.
+        """
+        config = self.config
+        phases = Phases.of_ratios(
+            total_steps,
+            config.sparse_warmup_ratio,
+            config.sparse_rampup_ratio,
+            config.sparse_cooldown_ratio,
+        )
+        share = phases.share(step)
+        self._set_share(share)
+        return share
+
+    def _set_share(self, share: float) -> None:
         if self._removed:
             raise RuntimeError("this model was taken back by remove(); call sparsify() again")
-        self.state.enabled = True
+        self.state.enabled, self.state.share = share > 0.0, share
 
     def disable(self) -> None:
         """Training steps are dense from now on."""
@@ -172,15 +197,17 @@ class SparsityHandle:
         for layer, path, original in self._swapped:
             layer.set_submodule(path, original)
         for ffn in self._sparse.values():
-            lin2 = ffn.block.lin2
-            lin2.weight.data = lin2.weight.data.contiguous()
+            for weight in ffn.block.scattered():
+                weight.data = weight.data.contiguous()
+        self._acceleration.remove()
         self._removed = True
 
     def _swap_in(self, ffn: SparseFFN) -> None:
         block, row = ffn.block, ffn.block.architecture
         # The columns of lin2 become rows in memory, so that all gathers read whole rows. The
         # parameter keeps its shape (d, f) and its values; only the strides change.
-        block.lin2.weight.data = block.lin2.weight.data.t().contiguous().t()
+        for weight in block.scattered():
+            weight.data = weight.data.t().contiguous().t()
         if row.whole is not None:
             sites: dict[str, type[StandIn]] = {row.whole: SparseOutput}
         else:
@@ -191,18 +218,26 @@ class SparsityHandle:
             block.layer.set_submodule(path, kind(original, ffn))
 
 
-def sparsify(model: nn.Module, config: SparsityConfig) -> SparsityHandle:
+def sparsify(
+    model: nn.Module,
+    config: SparsityConfig,
+    calibration: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | Calibration | None = None,
+) -> SparsityHandle:
     """Make the FFN blocks of `model` sparse in training steps; starts switched on.
 
-    Evaluation (`model.eval()`) is dense at all times. A layer of sparsity 0 is left untouched.
+    Evaluation (`model.eval()`) is dense at all times. The FFN of a layer of sparsity 0 is left untouched.
+    What surrounds the FFN is taken over by `accelerate`, dense steps included, until `remove()`.
 
     Args:
         model: a transformers model whose FFN weights are frozen, as PEFT leaves them.
         config: see `SparsityConfig`.
+        calibration: a batch that the model can be called with, several, or what `calibrate` made of
+            them; needed by some estimators and by compensation, ignored by others.
 
     Raises:
         UserError: unknown architecture, a rank or a layer pattern that does not fit the model, FFN
-            weights that train or that carry an adapter, a model that is sparse already.
+            weights that train or that carry an adapter, a model that is sparse already, calibration
+            that is needed and not given.
     """
     hooks = get_backbone(model)._forward_pre_hooks.values()
     if any(isinstance(hook, NoteBatch) for hook in hooks):
@@ -210,16 +245,40 @@ def sparsify(model: nn.Module, config: SparsityConfig) -> SparsityHandle:
     blocks = find_blocks(model)
     for block in blocks:
         config.check_rank(block.hidden_size, block.intermediate_size)
+    if config.rule == "calibrated":
+        raise UserError(
+            "schedule.rule=calibrated: the sparsities are measured first; give "
+            "sparsify(model, calibrated_config(model, config, calibration, batches), …)"
+        )
     sparsities = layer_sparsities(
         config.rule, len(blocks), config.ffn_sparsity, config.layer_sparsity
     )
+    moments = _moments(model, config, calibration)
     state = SparsityState()
     sparse = {}
     for block, sparsity in zip(blocks, sparsities, strict=True):
         kept = kept_channels(sparsity, block.intermediate_size)
         if kept < block.intermediate_size:
-            estimator = build_estimator(block, config)
-            sparse[block.name] = SparseFFN(block, estimator, kept, config.estimator_tokens, state)
-    handle = SparsityHandle(model, blocks, sparse)
+            sparse[block.name] = SparseFFN(block, config, kept, state, moments.get(block.name))
+    handle = SparsityHandle(model, blocks, sparse, state, config)
     handle.enable()
     return handle
+
+
+def _moments(
+    model: nn.Module,
+    config: SparsityConfig,
+    calibration: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | Calibration | None,
+) -> Calibration:
+    if not config.needs_calibration:
+        return {}
+    if not calibration:
+        raise UserError(
+            f"calibration: estimator={config.estimator} with compensation={config.compensation} "
+            "needs at least one batch; give sparsify(…, calibration=batch)"
+        )
+    if not isinstance(calibration, Mapping):
+        return calibrate(model, calibration)
+    if isinstance(next(iter(calibration.values())), LayerMoments):
+        return calibration  # type: ignore[return-value]
+    return calibrate(model, [calibration])  # type: ignore[list-item]

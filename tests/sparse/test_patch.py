@@ -8,11 +8,11 @@ from torch import nn
 
 from sparselora import SparsityConfig, sparsify
 from sparselora.errors import UserError
+from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from tests.conftest import tiny_batch, tiny_model
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
-ARCHITECTURES = ["bert", "distilbert", "llama"]
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -154,9 +154,9 @@ def test_what_cannot_be_sliced_is_refused() -> None:
 
 
 def test_unknown_architecture_lists_the_known() -> None:
-    config = transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=20)
-    with pytest.raises(UserError, match=r"'gpt2'.*bert, distilbert, llama.*ARCHITECTURES"):
-        sparsify(transformers.GPT2LMHeadModel(config), CONFIG)
+    config = transformers.BloomConfig(hidden_size=8, n_head=2, n_layer=1, vocab_size=20)
+    with pytest.raises(UserError, match=r"'bloom'.*bert, camembert.*llama.*ARCHITECTURES"):
+        sparsify(transformers.BloomForSequenceClassification(config), CONFIG)
 
 
 def test_patched_model_moves_and_copies_with_its_parameters() -> None:

@@ -1,0 +1,177 @@
+"""How near does each choice of channels come? Relative error of the FFN's output, layer by layer.
+
+    python benchmarks/estimators.py                    the embedded model, the optimized schedule
+    python benchmarks/estimators.py --rank 4 --tokens 64
+
+Fitted on 16 batches of 32 training lines; the error is over 16 batches of validation lines, whose films
+are others: ‖sparse − dense‖ / ‖dense‖ over their real tokens, each layer given the dense model's inputs.
+Writes `docs/results/estimators.csv` and a picture of it beside.
+"""
+
+import argparse
+import csv
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+from transformers import set_seed
+
+from sparselora import hydra_setup
+from sparselora.batches import evaluation_batches, tokenize, training_batches
+from sparselora.config import parse_config
+from sparselora.data import load_data
+from sparselora.model import load_model, load_tokenizer
+from sparselora.paths import CONF
+from sparselora.schedule import kept_channels, layer_sparsities
+from sparselora.sparse.blocks import find_blocks, get_backbone
+from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.sparse_ffn import SparseFFN
+from sparselora.sparse.state import SparsityState, padding_mask
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def arms(rank: int, tokens: int | None, compensation_rank: int) -> dict[str, SparsityConfig]:
+    """Every setting that is compared, by its name in the table."""
+    base = SparsityConfig(svd_rank=rank, estimator_tokens=tokens)
+    low = replace(base, compensation="lowrank", compensation_rank=compensation_rank)
+    mean = replace(base, compensation="mean")
+    return {
+        "random": replace(base, estimator="random"),
+        "magnitude": replace(base, estimator="magnitude"),
+        "svd": base,
+        "svd, weighted": replace(base, estimator_weighted=True),
+        "svd, all tokens": replace(base, estimator_tokens=None),
+        "whitened, unweighted": replace(base, estimator="whitened"),
+        "whitened": replace(base, estimator="whitened", estimator_weighted=True),
+        "whitened, all tokens": replace(
+            base, estimator="whitened", estimator_weighted=True, estimator_tokens=None
+        ),
+        "whitened + mean": replace(mean, estimator="whitened", estimator_weighted=True),
+        "whitened + lowrank": replace(low, estimator="whitened", estimator_weighted=True),
+        "static": replace(base, estimator="static"),
+        "static + mean": replace(mean, estimator="static"),
+        "static + lowrank": replace(low, estimator="static"),
+        "oracle, unweighted": replace(base, estimator="oracle", estimator_tokens=None),
+        "oracle": replace(base, estimator="oracle", estimator_weighted=True, estimator_tokens=None),
+        "oracle + lowrank": replace(
+            low, estimator="oracle", estimator_weighted=True, estimator_tokens=None
+        ),
+    }
+
+
+@torch.no_grad()
+def errors(overrides: Sequence[str], settings: dict[str, SparsityConfig]) -> dict[str, list[float]]:
+    """→ relative error by layer, for each setting."""
+    hydra_setup.install()
+    with initialize_config_dir(str(CONF)):
+        run = parse_config(compose("config", list(overrides)))
+    set_seed(run.seed)
+    data, tokenizer = load_data(run.data), load_tokenizer(run.model)
+    model = load_model(run, data.label_names, tokenizer.pad_token_id)
+    split = {
+        name: tokenize(tokenizer, data.splits[name], run.data.max_length)
+        for name in ("train", "validation")
+    }
+    endless = training_batches(tokenizer, split["train"], 32, run.seed)
+    moments = calibrate(model, list(itertools.islice(endless, 16)))
+    blocks = find_blocks(model)
+    sparsities = layer_sparsities(
+        run.schedule.rule, len(blocks), run.ffn_sparsity, run.layer_sparsity
+    )
+    state = SparsityState()
+    sparse = {
+        name: [
+            SparseFFN(
+                block,
+                config,
+                kept_channels(sparsity, block.intermediate_size),
+                state,
+                moments[block.name],
+            )
+            for block, sparsity in zip(blocks, sparsities, strict=True)
+        ]
+        for name, config in settings.items()
+    }
+    squares = {name: torch.zeros(len(blocks), dtype=torch.float64) for name in settings}
+    total = torch.zeros(len(blocks), dtype=torch.float64)
+    inputs: list[Tensor] = []
+    hooks = [
+        block.entry.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        for block in blocks
+    ]
+    backbone = get_backbone(model)
+    model.eval()
+    every = list(evaluation_batches(tokenizer, split["validation"], 32))
+    for _, batch in every[:: max(len(every) // 16, 1)]:
+        inputs.clear()
+        model(**batch)
+        mask = padding_mask(backbone, (), {"attention_mask": batch["attention_mask"]})
+        state.begin_forward(mask)
+        real = batch["attention_mask"].flatten() != 0
+        for index, (block, x) in enumerate(zip(blocks, inputs, strict=True)):
+            flat = x.reshape(-1, x.shape[-1])
+            dense = block.lin2(block.activations(flat))[real]
+            total[index] += dense.double().square().sum()
+            for name, ffns in sparse.items():
+                gap = ffns[index].forward(flat)[real] - dense
+                squares[name][index] += gap.double().square().sum()
+    for hook in hooks:
+        hook.remove()
+    return {name: (square / total).sqrt().tolist() for name, square in squares.items()}
+
+
+def plot(table: dict[str, list[float]], path: Path) -> None:
+    """One line an estimator, a point a layer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    shown = ["random", "magnitude", "svd", "whitened", "static", "static + lowrank", "oracle"]
+    markers = "osD^vPX"
+    for name, marker in zip(shown, markers, strict=True):
+        axes.plot(range(len(table[name])), table[name], marker=marker, label=name)
+    axes.set_xlabel("layer")
+    axes.set_xticks(range(len(table["svd"])))
+    axes.set_ylabel("relative error of the FFN output")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Print the table and write it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rank", type=int, default=8, help="svd_rank")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens scored; 0 for all")
+    parser.add_argument("--compensation-rank", type=int, default=8)
+    parser.add_argument("--schedule", default="optimized")
+    parser.add_argument("--out", type=Path, default=RESULTS / "estimators.csv")
+    options = parser.parse_args()
+    settings = arms(options.rank, options.tokens or None, options.compensation_rank)
+    table = errors([f"schedule={options.schedule}"], settings)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.writer(file)
+        layers = range(len(next(iter(table.values()))))
+        writer.writerow(["estimator", *(f"layer.{index}" for index in layers), "mean"])
+        print(f"{'estimator':24}" + "".join(f"{index:>8}" for index in layers) + f"{'mean':>8}")
+        for name, values in table.items():
+            row = [*values, sum(values) / len(values)]
+            writer.writerow([name, *(f"{value:.4f}" for value in row)])
+            print(f"{name:24}" + "".join(f"{value:8.3f}" for value in row))
+    plot(table, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""How fast is a sparse step, against stock PEFT LoRA? DistilBERT's sizes, random weights.
+
+    python benchmarks/step.py                 every case, some twenty minutes on a quiet machine
+    python benchmarks/step.py optimized       those whose name holds a word
+    python benchmarks/step.py --list          the cases and what each is to reach
+
+Each case is a `sparselora.bench` of its own: stock, our dense and our sparse path interleaved, optimizer
+included, the same SDPA, fused AdamW, threads, batches, dtype and dropout rates on both sides. Rows go to
+`docs/results/step.csv` as they come.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+LONG, SHORT = (
+    ("bench.batch_size=32", "bench.seq_len=64"),
+    ("bench.batch_size=16", "bench.seq_len=27"),
+)
+QUERY_VALUE, ALL_FOUR = "lora=query_value", "lora=attention"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what is timed, which figure counts, and what it is to reach."""
+
+    name: str
+    overrides: tuple[str, ...]
+    figure: str
+    target: float
+
+
+def _named(shape: tuple[str, ...], label: str, targets: tuple[float, ...], lora: str) -> list[Case]:
+    names = ("original", "fallback", "optimized")
+    return [
+        Case(f"{name} {label} {lora}", (f"experiment={name}", lora, *shape), "speedup", target)
+        for name, target in zip(names, targets, strict=True)
+    ]
+
+
+CASES = (
+    *_named(LONG, "32x64", (1.45, 1.80, 2.00), QUERY_VALUE),
+    *_named(SHORT, "16x27", (1.38, 1.68, 1.80), QUERY_VALUE),
+    *_named(LONG, "32x64", (1.45, 1.80, 2.00), ALL_FOUR),
+    *_named(SHORT, "16x27", (1.38, 1.68, 1.80), ALL_FOUR),
+    Case(
+        "static + lowrank 8, uniform 0.9, 32x64",
+        (
+            "schedule=uniform",
+            "ffn_sparsity=0.9",
+            "estimator=static",
+            "compensation=lowrank",
+            QUERY_VALUE,
+            *LONG,
+        ),
+        "speedup",
+        2.4,
+    ),
+    Case(
+        "optimized 32x64 bf16",
+        ("experiment=optimized", "train.precision=bf16", QUERY_VALUE, *LONG),
+        "speedup",
+        1.65,
+    ),
+)
+
+
+def run_case(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
+    """One `sparselora.bench` in a process of its own; → what it wrote."""
+    command = [sys.executable, "-m", "sparselora.bench", "model=distilbert-random", *case.overrides]
+    command += [f"measure.min_rounds={rounds}", "train.threads=2", f"hydra.run.dir={folder}"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise SystemExit(f"the bench failed: {' '.join(command)}")
+    content: dict[str, Any] = json.loads((folder / "bench.json").read_text())
+    return content
+
+
+FIELDS = (
+    *("speedup", "speedup_low", "speedup_high", "dense_speedup", "own_speedup"),
+    *("bound", "efficiency", "aa_low", "aa_high", "stock_dense_ms", "sparse_ms", "rounds"),
+    *("saved_for_backward_mb", "dense_saved_for_backward_mb"),
+)
+
+
+def main() -> None:
+    """Run the cases and print what each reached."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("word", nargs="?", default="", help="cases whose name holds it")
+    parser.add_argument("--list", action="store_true", help="only say what there is")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS / "step.csv")
+    options = parser.parse_args()
+    chosen = [case for case in CASES if options.word in case.name]
+    if options.list or not chosen:
+        for case in CASES:
+            print(f"{case.name}: {case.figure} of at least {case.target}")
+        return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file, tempfile.TemporaryDirectory() as work:
+        writer = csv.DictWriter(file, ["case", "target", *FIELDS])
+        writer.writeheader()
+        for index, case in enumerate(chosen):
+            content = run_case(case, Path(work) / str(index), options.rounds)
+            row = {name: round(content[name], 4) for name in FIELDS}
+            writer.writerow({"case": case.name, "target": case.target, **row})
+            file.flush()
+            print(
+                f"{case.name}: {row['speedup']:.3f} ({row['speedup_low']:.3f} to "
+                f"{row['speedup_high']:.3f}), target {case.target}, bound {row['bound']:.3f}, our dense "
+                f"{row['dense_speedup']:.3f}, over our dense {row['own_speedup']:.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Calibration kept on disk, so that the runs of a sweep over one model and one data set share it."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from sparselora.allocation import LEVELS
+from sparselora.assets import cache_folder
+from sparselora.record import write_atomically
+from sparselora.sparse.calibration import Calibration, calibrate, from_tensors, to_tensors
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.curves import calibrated_sparsities, error_curves, with_layers
+
+LARGEST_BYTES = 256 * 2**20
+"""Larger ones are made anew each time."""
+KEPT_FILES = 20
+CURVE_BATCHES = 2
+"""Of the calibration batches, those that error curves are measured on: tens of passes over each."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What calibration made of a run's settings."""
+
+    config: SparsityConfig
+    """With every layer named where the schedule is `calibrated`."""
+    sparsities: list[float]
+    """Asked of each layer."""
+    calibration: Calibration | None = None
+    curves: list[list[float]] | None = None
+    """Of `error_curves`, where the schedule is `calibrated`."""
+    seconds: float = 0.0
+    """That the making took: those of the first time where it comes from the cache, so that a run's
+    cost does not depend on what ran before."""
+
+
+def fit(
+    model: nn.Module,
+    config: SparsityConfig,
+    sparsities: Sequence[float],
+    batches: Callable[[], Sequence[Mapping[str, Tensor]]],
+) -> Fitted:
+    """Everything about a run's sparsity that is measured on the model, made or found in the cache.
+
+    Args:
+        model: not sparse yet.
+        config: the run's.
+        sparsities: asked of each layer, as far as they are known without measuring.
+        batches: gives the calibration batches; called only where some are needed.
+    """
+    if not config.needs_calibration or not any(sparsities):
+        return Fitted(config, list(sparsities))
+    calibrating = batches()
+    device = next(model.parameters()).device
+    tensors, seconds = _kept(
+        _content_hash(model, calibrating), lambda: to_tensors(calibrate(model, calibrating))
+    )
+    calibration = from_tensors(tensors, device)
+    if config.rule != "calibrated":
+        return Fitted(config, list(sparsities), calibration, seconds=seconds)
+    probing = calibrating[:CURVE_BATCHES]
+    setting = replace(config, ffn_sparsity=0.5, layer_sparsity={}, rule="uniform")
+    tensors, more = _kept(
+        _content_hash(model, calibrating, repr((asdict(setting), LEVELS, CURVE_BATCHES))),
+        lambda: {"curves": torch.tensor(error_curves(model, config, calibration, probing))},
+    )
+    curves: list[list[float]] = tensors["curves"].tolist()
+    named = calibrated_sparsities(config, curves)
+    return Fitted(with_layers(config, named), named, calibration, curves, seconds + more)
+
+
+def _kept(key: str, make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], float]:
+    path = cache_folder() / "calibration" / f"{key}.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            seconds = float(file.metadata()["seconds"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        path.touch()
+        return tensors, seconds
+    except (FileNotFoundError, SafetensorError):
+        pass  # none yet, or one that a failing disk left incomplete
+    began = perf_counter()
+    tensors = make()
+    seconds = perf_counter() - began
+    if sum(tensor.nbytes for tensor in tensors.values()) <= LARGEST_BYTES:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"seconds": str(seconds)}
+        write_atomically(
+            path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata)
+        )
+        _prune(path.parent)
+    return tensors, seconds
+
+
+def _content_hash(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], setting: str = ""
+) -> str:
+    digest = hashlib.sha256(setting.encode())
+    tensors = [*model.state_dict().items(), *(item for batch in batches for item in batch.items())]
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(plain.numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _prune(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    for path in files[:-KEPT_FILES]:
+        path.unlink(missing_ok=True)

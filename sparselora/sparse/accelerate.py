@@ -1,0 +1,65 @@
+"""A faster path for what surrounds the FFN in a LoRA step: adapters, dropout, attention's dropout.
+
+It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
+that it replaces is swapped for one of a subclass that shares its state, so that PEFT, checkpoints and
+`isinstance` see what they saw before.
+"""
+
+from typing import Any, TypeVar
+
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import nn
+
+from sparselora.sparse import attention
+from sparselora.sparse.blocks import get_backbone
+from sparselora.sparse.dropout import FastDropout
+from sparselora.sparse.lora import FastLoraLinear
+
+STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
+    LoraLinear: FastLoraLinear,
+    nn.Dropout: FastDropout,
+}
+"""Class of a module → what stands in for it. Subclasses of theirs are left alone."""
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Acceleration:
+    """The way back: `remove()` puts the original modules in place again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                kind = STAND_INS.get(type(child))
+                if kind is not None:
+                    self._swapped.append((parent, name, child))
+                    parent._modules[name] = _sharing(child, kind)
+        backbone: Any = get_backbone(model)
+        self._config = backbone.config
+        self._implementation = self._config._attn_implementation
+        if self._implementation == "sdpa":
+            attention.register()
+            self._config._attn_implementation = attention.NAME
+
+    def remove(self) -> None:
+        """The same objects as before, with what they have learnt since."""
+        for parent, name, child in self._swapped:
+            parent._modules[name] = child
+        self._swapped = []
+        self._config._attn_implementation = self._implementation
+
+
+def accelerate(model: nn.Module) -> Acceleration:
+    """Speed up a transformers model's LoRA step, dense as it is, until `remove()`.
+
+    Raises:
+        UserError: not a transformers model.
+    """
+    return Acceleration(model)
+
+
+def _sharing(original: nn.Module, kind: type[Module]) -> Module:
+    stand_in = kind.__new__(kind)
+    object.__setattr__(stand_in, "__dict__", original.__dict__)
+    return stand_in

@@ -1,0 +1,111 @@
+"""Attention with dropout on a CPU, where torch's fused kernels do not take dropout.
+
+With P = softmax(s · Q Kᵀ + mask) and D dropout, O = D(P) V; backward, with dD = dO Vᵀ,
+
+    dV = D(P)ᵀ dO,   dP = D'(dD),   dS = P ∘ (dP − rowsum(dP ∘ P)),   dQ = s · dS K,   dK = s · dSᵀ Q
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from sparselora.sparse.dropout import apply_mask, keep_mask, takes
+
+NAME = "sparselora_sdpa"
+"""Under which transformers finds `attention_forward`; set on a model's own config."""
+
+
+class DropoutAttentionFunction(torch.autograd.Function):
+    """query, key, value (B, h, T, e); mask that broadcasts to (B, h, T, T), bool or added, or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        rate: float,
+        scaling: float,
+    ) -> Tensor:
+        heads = query.shape[:2]
+        q, k, v = (tensor.reshape(-1, *tensor.shape[2:]) for tensor in (query, key, value))
+        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
+        if mask is not None:
+            four = scores.view(*heads, *scores.shape[1:])
+            if mask.dtype == torch.bool:
+                four.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+            else:
+                four.add_(mask)
+        weights = torch.softmax(scores, -1)
+        keep = keep_mask(weights.shape, rate, weights.device)
+        output = torch.bmm(apply_mask(weights, keep, rate), v)
+        ctx.rate, ctx.scaling, ctx.heads = rate, scaling, heads
+        ctx.save_for_backward(q, k, v, weights, keep)
+        return output.view(*heads, *output.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, keep = ctx.saved_tensors
+        grad_output = grads[0].reshape(-1, *grads[0].shape[2:])
+        needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
+        grad_q = grad_k = grad_v = None
+        if needs_v:
+            dropped = apply_mask(weights, keep, ctx.rate)
+            grad_v = torch.bmm(dropped.transpose(1, 2), grad_output)
+        if needs_q or needs_k:
+            grad_weights = torch.bmm(grad_output, v.transpose(1, 2))
+            grad_weights = apply_mask(grad_weights, keep, ctx.rate)
+            grad_scores = torch.ops.aten._softmax_backward_data(
+                grad_weights, weights, -1, weights.dtype
+            ).mul_(ctx.scaling)
+            grad_q = torch.bmm(grad_scores, k) if needs_q else None
+            grad_k = torch.bmm(grad_scores.transpose(1, 2), q) if needs_k else None
+        shaped = (
+            None if grad is None else grad.view(*ctx.heads, *grad.shape[1:])
+            for grad in (grad_q, grad_k, grad_v)
+        )
+        return (*shaped, None, None, None)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' SDPA attention, but for what a CPU with dropout is better served by.
+
+    Shapes and result are those of `sdpa_attention_forward`: (B, T, h, e).
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    plain = kwargs.get("position_bias") is None and kwargs.get("cache") is None
+    masked_or_full = attention_mask is not None or not causal
+    same_heads = query.shape[:2] == key.shape[:2]
+    if not (takes(query, dropout) and plain and masked_or_full and same_heads):
+        output: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
+        )
+        return output
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attended: Tensor = DropoutAttentionFunction.apply(
+        query, key, value, attention_mask, dropout, scale
+    )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make `NAME` known to transformers, beside what it has."""
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,143 @@
+"""What a few batches say of each FFN block: moments of its inputs and of its activations.
+
+Everything that estimators and compensation fit is a function of these moments, so the batches are gone
+through once, whatever is fitted. With x (d,) a token's input to the block and a (f,) its activations:
+
+    mean x, E[x xᵀ], mean a, E[a²], E[x aᵀ]
+
+over the real tokens of all batches. Sums are kept in float64: covariances are differences of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from sparselora.errors import UserError
+from sparselora.sparse.blocks import FFNBlock, find_blocks, get_backbone
+from sparselora.sparse.state import padding_mask
+
+
+@dataclass(eq=False)
+class LayerMoments:
+    """Means over the real tokens of the calibration batches, float32, on the model's device."""
+
+    input_mean: Tensor
+    """(d,)."""
+    input_second: Tensor
+    """(d, d): E[x xᵀ]."""
+    activation_mean: Tensor
+    """(f,)."""
+    activation_square: Tensor
+    """(f,): E[a²]."""
+    cross: Tensor
+    """(d, f): E[x aᵀ]."""
+
+    def to(self, device: torch.device) -> "LayerMoments":
+        """The same on another device."""
+        return LayerMoments(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def input_covariance(self) -> Tensor:
+        """(d, d), float64."""
+        mean = self.input_mean.double()
+        return self.input_second.double() - torch.outer(mean, mean)
+
+    def cross_covariance(self) -> Tensor:
+        """(d, f), float64."""
+        return self.cross.double() - torch.outer(
+            self.input_mean.double(), self.activation_mean.double()
+        )
+
+    def activation_variance(self) -> Tensor:
+        """(f,), not below 0, float64."""
+        square = self.activation_mean.double().square()
+        return (self.activation_square.double() - square).clamp_min(0)
+
+
+Calibration = Mapping[str, LayerMoments]
+"""`layer.N` → its moments."""
+
+
+class _Sums:
+    """Sums over tokens for one block."""
+
+    def __init__(self, block: FFNBlock) -> None:
+        self.block = block
+        self.tokens = 0
+        self.sums: list[Tensor] = []
+
+    def add(self, hidden_states: Tensor, mask: Tensor | None) -> None:
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        if mask is not None:
+            x = x[mask.reshape(-1) != 0]
+        a = self.block.activations(x)
+        x, a = x.double(), a.double()
+        new = [x.sum(0), x.T @ x, a.sum(0), a.square().sum(0), x.T @ a]
+        old = self.sums or [torch.zeros_like(more) for more in new]
+        self.sums = [total + more for total, more in zip(old, new, strict=True)]
+        self.tokens += len(x)
+
+    def moments(self) -> LayerMoments:
+        return LayerMoments(*((total / self.tokens).float() for total in self.sums))
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> Calibration:
+    """Run the model, dense and in evaluation mode, over `batches`; → moments by layer.
+
+    Args:
+        model: not sparse yet; left in the mode it was in.
+        batches: what the model is called with; moved to its device. Padding, by their
+            `attention_mask`, is left out.
+
+    Raises:
+        UserError: no batch, or a batch that the model cannot be called with.
+    """
+    if not batches:
+        raise UserError("calibration: at least one batch is needed")
+    backbone = get_backbone(model)
+    sums = {block.name: _Sums(block) for block in find_blocks(model)}
+    mask: list[Tensor | None] = [None]
+
+    def note(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        mask[0] = padding_mask(module, args, kwargs)
+
+    def collect(name: str) -> object:
+        return lambda _, args: sums[name].add(args[0], mask[0])
+
+    hooks = [backbone.register_forward_pre_hook(note, with_kwargs=True)]
+    for name, each in sums.items():
+        hooks.append(each.block.entry.register_forward_pre_hook(collect(name)))  # type: ignore[arg-type]
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        for batch in batches:
+            model(**{name: value.to(device) for name, value in batch.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return {name: each.moments() for name, each in sums.items()}
+
+
+def to_tensors(calibration: Calibration) -> dict[str, Tensor]:
+    """Flat and contiguous, as a safetensors file holds it: `layer.N/field` → tensor."""
+    return {
+        f"{layer}/{field.name}": getattr(moments, field.name).cpu().contiguous()
+        for layer, moments in calibration.items()
+        for field in fields(LayerMoments)
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> Calibration:
+    """The inverse of `to_tensors`."""
+    layers = {name.split("/")[0]: None for name in tensors}
+    return {
+        layer: LayerMoments(
+            *(tensors[f"{layer}/{field.name}"].to(device) for field in fields(LayerMoments))
+        )
+        for layer in layers
+    }

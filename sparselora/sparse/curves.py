@@ -1,0 +1,94 @@
+"""What each layer's sparsity costs in the model's output: an error curve a layer, measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from sparselora.allocation import LEVELS, allocate
+from sparselora.schedule import get_layer_sparsity_ratio, kept_channels
+from sparselora.sparse.blocks import get_backbone
+from sparselora.sparse.calibration import Calibration
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.patch import sparsify
+
+
+@torch.no_grad()
+def error_curves(
+    model: nn.Module,
+    config: SparsityConfig,
+    calibration: Calibration,
+    batches: Sequence[Mapping[str, Tensor]],
+    levels: Sequence[float] = LEVELS,
+) -> list[list[float]]:
+    """Relative squared error of the backbone's output with one layer sparse, the others dense.
+
+    Args:
+        model: not sparse yet; left as it was.
+        config: estimator and compensation; its sparsities are not looked at.
+        calibration: moments, where the config needs them.
+        batches: that the output is compared on; padding is left out.
+
+    Returns:
+        A row a layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
+    """
+    probe = replace(config, rule="uniform", layer_sparsity={}, ffn_sparsity=0.5)
+    handle = sparsify(model, probe, calibration)
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    backbone = get_backbone(model)
+    model.eval()
+    sparse = handle.sparse_blocks
+    names = list(sparse)
+    errors = torch.zeros(len(names), len(levels), dtype=torch.float64)
+    total = 0.0
+    try:
+        for batch in batches:
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            real = inputs["attention_mask"] != 0
+            dense = backbone(**inputs)[0][real]
+            total += float(dense.double().square().sum())
+            for row, name in enumerate(names):
+                ffn = sparse[name]
+                for column, level in enumerate(levels):
+                    ffn.kept = kept_channels(level, ffn.block.intermediate_size)
+                    if ffn.kept == ffn.block.intermediate_size:
+                        continue
+                    ffn.training = True  # this block alone, in a model in evaluation mode
+                    output = backbone(**inputs)[0][real]
+                    ffn.training = False
+                    errors[row, column] += (output - dense).double().square().sum().cpu()
+    finally:
+        handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return (errors / total).cummax(dim=1).values.tolist()
+
+
+def calibrated_sparsities(config: SparsityConfig, curves: Sequence[Sequence[float]]) -> list[float]:
+    """The sparsity of each layer: as `layer_sparsity` names it, or else by the curves."""
+    names = [f"layer.{index}" for index in range(len(curves))]
+    fixed = {
+        index: get_layer_sparsity_ratio(name, config.layer_sparsity, -1.0)
+        for index, name in enumerate(names)
+    }
+    fixed = {index: value for index, value in fixed.items() if value >= 0.0}
+    return allocate(curves, config.ffn_sparsity, fixed)
+
+
+def with_layers(config: SparsityConfig, sparsities: Sequence[float]) -> SparsityConfig:
+    """The same settings with every layer named."""
+    named = {f"layer.{index}": value for index, value in enumerate(sparsities)}
+    return replace(config, rule="explicit", layer_sparsity=named)
+
+
+def calibrated_config(
+    model: nn.Module,
+    config: SparsityConfig,
+    calibration: Calibration,
+    batches: Sequence[Mapping[str, Tensor]],
+) -> SparsityConfig:
+    """A config whose rule is `calibrated` → one that `sparsify` takes, every layer named."""
+    curves = error_curves(model, config, calibration, batches)
+    return with_layers(config, calibrated_sparsities(config, curves))

@@ -1,0 +1,110 @@
+"""PEFT's LoRA on a frozen linear map, as one autograd function.
+
+    y = x Wᵀ + b + s · D(x) Aᵀ Bᵀ
+
+with D dropout. PEFT's own path makes a tensor of y's size for the adapter's output, one for its scaled
+value and one for the sum, and keeps D(x) and a float mask for the backward pass; here the adapter's
+product is added where y lies, and x, shared with the other maps on it, is kept with a mask of bytes:
+
+    h = D(x) Aᵀ,   dh = s · dy B,   dB = s · dyᵀ h,   dA = dhᵀ D(x),   dx = dy W + Dᵀ(dh A)
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sparselora.sparse.dropout import apply_mask, keep_mask
+
+
+class LoRALinearFunction(torch.autograd.Function):
+    """Base map and adapter. x (N, d); weight (o, d) and bias (o,) or None; a (r, d); b (o, r) → (N, o).
+
+    Gradients: x, bias, a, b. The base weight is frozen and gets none. Under autocast the products are
+    in its dtype, and gradients of a and b in theirs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+        rate: float,
+    ) -> Tensor:
+        dtype = x.dtype
+        keep = keep_mask(x.shape, rate, x.device) if rate else None
+        dropped = x if keep is None else apply_mask(x, keep, rate)
+        low = dropped @ a.to(dtype).t()
+        y = nn.functional.linear(x, weight, bias)
+        y.addmm_(low, b.to(dtype).t(), alpha=scaling)
+        ctx.scaling, ctx.rate = scaling, rate
+        ctx.save_for_backward(x, keep, low, weight, a, b)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_y,) = grads
+        x, keep, low, weight, a, b = ctx.saved_tensors
+        needs_x, _, needs_bias, needs_a, needs_b, _, _ = ctx.needs_input_grad
+        grad_x = grad_a = grad_b = None
+        grad_low = (grad_y @ b.to(grad_y.dtype)).mul_(ctx.scaling)
+        if needs_b:
+            grad_b = (grad_y.t() @ low).mul_(ctx.scaling).to(b.dtype)
+        if needs_a:
+            dropped = x if keep is None else apply_mask(x, keep, ctx.rate)
+            grad_a = (grad_low.t() @ dropped).to(a.dtype)
+        if needs_x:
+            grad_x = grad_y @ weight
+            if keep is None:
+                grad_x.addmm_(grad_low, a.to(grad_low.dtype))
+            else:
+                grad_x.add_(apply_mask(grad_low @ a.to(grad_low.dtype), keep, ctx.rate))
+        grad_bias = grad_y.sum(0) if needs_bias else None
+        return grad_x, None, grad_bias, grad_a, grad_b, None, None
+
+
+class FastLoraLinear(LoraLinear):
+    """Stands in for PEFT's LoRA layer, whose state it shares; anything but plain LoRA goes PEFT's way."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or not self._is_plain(x):
+            other: Tensor = super().forward(x, *args, **kwargs)
+            return other
+        base: nn.Linear = self.base_layer
+        name = self.active_adapters[0]
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        dropout = self.lora_dropout[name]
+        rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+        dtype = x.dtype
+        weight: Tensor = base.weight
+        bias: Tensor | None = base.bias
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            weight = weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        y: Tensor = LoRALinearFunction.apply(
+            x.reshape(-1, x.shape[-1]).to(dtype), weight, bias, a, b, self.scaling[name], rate
+        )
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _is_plain(self, x: Tensor) -> bool:
+        base, active = self.base_layer, self.active_adapters
+        if self.disable_adapters or self.merged or len(active) != 1 or not torch.is_grad_enabled():
+            return False
+        name = active[0]
+        if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
+            return False
+        if type(base) is not nn.Linear or base.weight.requires_grad:
+            return False
+        dropout = self.lora_dropout[name]
+        if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p >= 1.0:
+            return False
+        same = x.dtype == base.weight.dtype == self.lora_A[name].weight.dtype
+        return same or torch.is_autocast_enabled(x.device.type)

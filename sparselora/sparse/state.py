@@ -1,0 +1,65 @@
+"""What the sparse blocks of one model share: the switch, and the batch in hand."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SparsityState:
+    """The switch and the present batch of one sparse model."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+        self.share = 1.0
+        """Of the way from dense to the sparsity asked for: below 1 while sparsity ramps up."""
+        self.attention_mask: Tensor | None = None
+        self.forward_count: int | None = None
+        """Which call of the backbone is running; None where it was never called."""
+        self._unmatched_forwards = 0
+        self._backward_task = -1
+
+    def begin_forward(self, attention_mask: Tensor | None) -> None:
+        """Note a call of the backbone; its mask is None where it is not one of padding."""
+        self.attention_mask = attention_mask
+        self.forward_count = (self.forward_count or 0) + 1
+        self._unmatched_forwards += torch.is_grad_enabled()
+
+    def check_recomputation(self) -> None:
+        """Refuse a recomputation, under gradient checkpointing, whose forward call is not known.
+
+        Raises:
+            RuntimeError: inside a backward pass that several forward calls went before.
+        """
+        task = torch._C._current_graph_task_id()
+        if task in (-1, self._backward_task):
+            return
+        if self._unmatched_forwards > 1:
+            raise RuntimeError(
+                f"gradient checkpointing: {self._unmatched_forwards} forward calls before one "
+                "backward pass; sparse blocks need a backward pass after each"
+            )
+        self._backward_task, self._unmatched_forwards = task, 0
+
+
+def padding_mask(
+    backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """The (batch, length) attention mask among a backbone's arguments; None where there is none."""
+    arguments = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
+    mask = arguments.get("attention_mask")
+    return mask if mask is not None and mask.dim() == 2 else None
+
+
+class NoteBatch:
+    """Forward pre-hook of the backbone: tells the sparse blocks which batch is in hand.
+
+    An object and not a closure, so that a deep copy of the model gets a hook and a state of its own.
+    """
+
+    def __init__(self, state: SparsityState) -> None:
+        self.state = state
+
+    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.state.begin_forward(padding_mask(backbone, args, kwargs))
