@@ -27,10 +27,15 @@ def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.de
     return (drawn >= round(rate * LEVELS) - LEVELS // 2).view(shape)
 
 
+def mask(values: Tensor, keep: Tensor) -> Tensor:
+    """values where `keep`, 0 elsewhere."""
+    # As bytes: a product with int8 is vectorised, and takes a third of one with bool.
+    return values * keep.view(torch.int8)
+
+
 def apply_mask(values: Tensor, keep: Tensor, rate: float) -> Tensor:
     """values / (1 − rate) where `keep`, 0 elsewhere."""
-    # As bytes: a product with int8 is vectorised, and takes a third of one with bool.
-    return (values * keep.view(torch.int8)).mul_(1.0 / (1.0 - rate))
+    return mask(values, keep).mul_(1.0 / (1.0 - rate))
 
 
 def takes(values: Tensor, rate: float) -> bool:

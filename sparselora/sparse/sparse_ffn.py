@@ -105,7 +105,7 @@ class SparseFFN:
 
     @torch.no_grad()
     def select(self, hidden_states: Tensor) -> Tensor:
-        """The channels for this batch: (N, d) → (k,), sorted.
+        """The channels for this batch: (B, T, d) or (N, d) → (k,), sorted.
 
         Within one call of the model the choice is made once, so that a recomputation under gradient
         checkpointing takes the same channels. Under `torch.distributed` all ranks choose alike.
@@ -115,9 +115,7 @@ class SparseFFN:
         holds = self.config.kind.fixed or (count is not None and count < self._expires)
         if self._chosen is not None and holds and len(self._chosen) == kept:
             return self._chosen
-        mask = self.state.attention_mask
-        mask = None if mask is None else mask.reshape(-1)
-        device = hidden_states.device
+        device, mask = hidden_states.device, self.state.attention_mask
         if any(buffer.device != device for buffer in self.estimator.buffers()):
             self.estimator.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
@@ -134,8 +132,8 @@ class SparseFFN:
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(…, d) → (…, d), without the block's dropout, which its layer applies."""
+        indices = self.select(hidden_states)
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        indices = self.select(x)
         self.calls += 1
         self.channels_computed += indices.numel()
         dtype = self.block.lin1.weight.dtype

@@ -1,0 +1,184 @@
+"""What does each estimator cost in accuracy? The optimized schedule on the embedded data, by seed.
+
+    python benchmarks/accuracy.py                     every arm and seed, hours; goes on where it was
+    python benchmarks/accuracy.py static --seeds 1 2  arms whose name holds a word
+    python benchmarks/accuracy.py --summary           means, differences to dense, intervals
+
+Each run is a `sparselora.run` of its own in the default budget, two at a time with one thread each. A row
+is added to `docs/results/accuracy.csv` when a run ends; one that is there is not run again. At most 20 %
+of the steps are dense. `correct` holds, in hexadecimal, which validation lines were answered correctly
+after the last step.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pandas as pd
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
+FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15")
+ARMS: dict[str, tuple[str, ...]] = {
+    "dense": ("experiment=dense",),
+    "svd (experiment=optimized)": ("experiment=optimized",),
+    "static + lowrank, dense finish": ("estimator=static", "compensation=lowrank", *FINISH),
+    "static, dense finish": ("estimator=static", *FINISH),
+    "whitened, dense finish": ("estimator=whitened", *FINISH),
+    "random": ("estimator=random", *START),
+    "whitened": ("estimator=whitened", *START),
+    "static": ("estimator=static", *START),
+    "static + lowrank": ("estimator=static", "compensation=lowrank", *START),
+    "whitened + lowrank, dense finish": ("estimator=whitened", "compensation=lowrank", *FINISH),
+    "static + mean, dense finish": ("estimator=static", "compensation=mean", *FINISH),
+    "svd, dense finish": ("estimator=svd", "svd_rank=4", *FINISH),
+}
+FIELDS = ("arm", "seed", "accuracy", "f1", "loss", "best_accuracy", "run_seconds")
+FIELDS += ("calibration_seconds", "realised_sparsity", "commit", "overrides", "correct")
+
+
+def run(arm: str, seed: int, folder: Path) -> dict[str, object]:
+    """One fine-tune; → its row."""
+    command = [sys.executable, "-m", "sparselora.run", *ARMS[arm], f"seed={seed}"]
+    command += ["measure=accuracy", "measure.eval_every=null", "train.threads=1"]
+    command += ["train.keep_checkpoints=none", f"hydra.run.dir={folder}"]
+    began = time.perf_counter()
+    quiet = subprocess.DEVNULL
+    if subprocess.run(command, stdout=quiet, stderr=quiet, check=False).returncode:
+        raise SystemExit(f"failed: {' '.join(command)}; see {folder}")
+    record = json.loads((folder / "record.json").read_text())
+    final = record["metrics"]["validation"]
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    last = predictions[predictions["step"] == predictions["step"].max()]
+    correct = np.stack(last["logits"].tolist()).argmax(1) == last["label"].to_numpy()
+    return {
+        "arm": arm,
+        "seed": seed,
+        "accuracy": round(final["accuracy"], 5),
+        "f1": round(final["f1"], 5),
+        "loss": round(final["loss"], 5),
+        "best_accuracy": round(record["metrics"]["best_validation"]["accuracy"], 5),
+        "run_seconds": round(time.perf_counter() - began),
+        "calibration_seconds": round(record["calibration_seconds"], 2),
+        "realised_sparsity": round(record["sparsity"]["realised_mean"], 4),
+        "commit": record["provenance"]["git"]["commit"],
+        "overrides": " ".join(ARMS[arm]),
+        "correct": np.packbits(correct).tobytes().hex(),
+    }
+
+
+def done(path: Path) -> set[tuple[str, int]]:
+    """The arms and seeds that are there."""
+    if not path.exists():
+        return set()
+    table = pd.read_csv(path)
+    return set(zip(table["arm"], table["seed"], strict=True))
+
+
+def work_off(words: str, seeds: list[int], jobs: int, path: Path, outputs: Path) -> None:
+    """Run what is missing, seed by seed, so that arms stay comparable whenever it is stopped."""
+    there = done(path)
+    todo = [(arm, seed) for seed in seeds for arm in ARMS if words in arm]
+    todo = [each for each in todo if each not in there]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with path.open("w", newline="") as file:
+            csv.DictWriter(file, FIELDS).writeheader()
+    writing = Lock()
+
+    def one(each: tuple[str, int]) -> None:
+        folder = outputs / f"{list(ARMS).index(each[0])}-{each[1]}-{os.getpid()}"
+        row = run(*each, folder)
+        with writing, path.open("a", newline="") as file:
+            csv.DictWriter(file, FIELDS).writerow(row)
+        print(each, row["accuracy"], f"{row['run_seconds']} s", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, todo))
+
+
+def main() -> None:
+    """Run, or say what the rows come to."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("word", nargs="?", default="", help="arms whose name holds it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.csv")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs/accuracy"))
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    if options.summary:
+        print(summary(options.out))
+    else:
+        work_off(options.word, options.seeds, options.jobs, options.out, options.outputs)
+
+
+def summary(path: Path) -> str:
+    """A line an arm: mean, difference to dense paired by seed, 95 % interval over films and seeds."""
+    from sparselora.data import load_data
+    from sparselora.schema import DataConfig
+
+    films = load_data(
+        DataConfig(
+            name="critics",
+            path="asset:critics",
+            label_column="category",
+            group_column="movie_name",
+            labels=["rotten", "fresh"],
+            drop_duplicates=True,
+        )
+    ).splits["validation"]
+    groups = pd.factorize(pd.Series(films.groups))[0]
+    table = pd.read_csv(path)
+    answers = {
+        (row.arm, row.seed): np.unpackbits(
+            np.frombuffer(bytes.fromhex(row.correct), dtype=np.uint8), count=len(films)
+        )
+        for row in table.itertuples()
+    }
+    generator = np.random.default_rng(0)
+    counts = np.bincount(groups)
+    lines = [f"{'arm':36}{'seeds':>6}{'mean':>8}{'to dense, points':>18}   95 % interval"]
+    for arm in ARMS:
+        seeds = [seed for name, seed in answers if name == arm]
+        paired = [seed for seed in seeds if ("dense", seed) in answers]
+        if not seeds:
+            continue
+        mean = np.mean([answers[arm, seed].mean() for seed in seeds])
+        # (seeds, films): how many more lines of each film were right than with dense
+        gaps = np.array(
+            [
+                np.bincount(
+                    groups,
+                    weights=answers[arm, seed].astype(float) - answers["dense", seed],
+                    minlength=len(counts),
+                )
+                for seed in paired
+            ]
+        )
+        if arm == "dense" or not paired:
+            lines.append(f"{arm:36}{len(seeds):6d}{mean:8.4f}")
+            continue
+        draws = []
+        for _ in range(4000):
+            which = generator.integers(len(paired), size=len(paired))
+            film = generator.integers(len(counts), size=len(counts))
+            draws.append(gaps[which][:, film].sum(1).mean() / counts[film].sum())
+        low, high = np.quantile(draws, [0.025, 0.975]) * 100
+        gap = gaps.sum(1).mean() / counts.sum() * 100
+        lines.append(f"{arm:36}{len(seeds):6d}{mean:8.4f}{gap:+18.2f}   {low:+.2f} to {high:+.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
