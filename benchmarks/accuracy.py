@@ -1,7 +1,7 @@
 """What does each estimator cost in accuracy? The optimized schedule on the embedded data, by seed.
 
     python benchmarks/accuracy.py                     every arm and seed, hours; goes on where it was
-    python benchmarks/accuracy.py static --seeds 1 2  arms whose name holds a word
+    python benchmarks/accuracy.py static --seeds 1 2  some of them
     python benchmarks/accuracy.py --summary           means, differences to dense, intervals
 
 Each run is a `sparselora.run` of its own in the default budget, two at a time with one thread each. A row
@@ -41,8 +41,10 @@ ARMS: dict[str, tuple[str, ...]] = {
     "static + mean, dense finish": ("estimator=static", "compensation=mean", *FINISH),
     "svd, dense finish": ("estimator=svd", "svd_rank=4", *FINISH),
 }
-FIELDS = ("arm", "seed", "accuracy", "f1", "loss", "best_accuracy", "run_seconds")
-FIELDS += ("calibration_seconds", "realised_sparsity", "commit", "overrides", "correct")
+FIELDS = (
+    *("arm", "seed", "accuracy", "f1", "loss", "best_accuracy", "run_seconds"),
+    *("calibration_seconds", "realised_sparsity", "commit", "overrides", "correct"),
+)
 
 
 def run(arm: str, seed: int, folder: Path) -> dict[str, object]:
@@ -83,10 +85,10 @@ def done(path: Path) -> set[tuple[str, int]]:
     return set(zip(table["arm"], table["seed"], strict=True))
 
 
-def work_off(words: str, seeds: list[int], jobs: int, path: Path, outputs: Path) -> None:
+def work_off(arms: list[str], seeds: list[int], jobs: int, path: Path, outputs: Path) -> None:
     """Run what is missing, seed by seed, so that arms stay comparable whenever it is stopped."""
     there = done(path)
-    todo = [(arm, seed) for seed in seeds for arm in ARMS if words in arm]
+    todo = [(arm, seed) for seed in seeds for arm in arms]
     todo = [each for each in todo if each not in there]
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -110,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("word", nargs="?", default="", help="arms whose name holds it")
+    parser.add_argument("arms", nargs="*", help="names of arms; all where none is given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.csv")
@@ -120,7 +122,12 @@ def main() -> None:
     if options.summary:
         print(summary(options.out))
     else:
-        work_off(options.word, options.seeds, options.jobs, options.out, options.outputs)
+        unknown = [arm for arm in options.arms if arm not in ARMS]
+        if unknown:
+            parser.error(f"{unknown[0]}: one of {', '.join(ARMS)} is allowed")
+        work_off(
+            options.arms or list(ARMS), options.seeds, options.jobs, options.out, options.outputs
+        )
 
 
 def summary(path: Path) -> str:
@@ -141,10 +148,10 @@ def summary(path: Path) -> str:
     groups = pd.factorize(pd.Series(films.groups))[0]
     table = pd.read_csv(path)
     answers = {
-        (row.arm, row.seed): np.unpackbits(
-            np.frombuffer(bytes.fromhex(row.correct), dtype=np.uint8), count=len(films)
+        (arm, seed): np.unpackbits(
+            np.frombuffer(bytes.fromhex(str(correct)), dtype=np.uint8), count=len(films)
         )
-        for row in table.itertuples()
+        for arm, seed, correct in table[["arm", "seed", "correct"]].itertuples(index=False)
     }
     generator = np.random.default_rng(0)
     counts = np.bincount(groups)

@@ -52,6 +52,7 @@ def task(config: DictConfig) -> float:
     from sparselora.record import BENCH_NAME, write_atomically
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
+    from sparselora.train import autocast
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)
@@ -65,7 +66,13 @@ def task(config: DictConfig) -> float:
     experiment = job.runtime.choices.get("experiment")
     label = describe(run, sparsities, experiment, keys)
     with lock.shared():
-        fitted = fit(model, run.sparsity, sparsities, lambda: batches[: run.calibration.batches])
+        fitted = fit(
+            model,
+            run.sparsity,
+            sparsities,
+            lambda: batches[: run.calibration.batches],
+            lambda: autocast(run.train, device),
+        )
     with Progress(label) as progress:
         timing = measure(
             model,

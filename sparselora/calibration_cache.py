@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -46,6 +48,7 @@ def fit(
     config: SparsityConfig,
     sparsities: Sequence[float],
     batches: Callable[[], Sequence[Mapping[str, Tensor]]],
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Fitted:
     """Everything about a run's sparsity that is measured on the model, made or found in the cache.
 
@@ -54,23 +57,28 @@ def fit(
         config: the run's.
         sparsities: asked of each layer, as far as they are known without measuring.
         batches: gives the calibration batches; called only where some are needed.
+        context: makes the context that a forward pass runs in, such as autocast.
     """
     if not config.needs_calibration or not any(sparsities):
         return Fitted(config, list(sparsities))
     calibrating = batches()
     device = next(model.parameters()).device
     tensors, seconds = _kept(
-        _content_hash(model, calibrating), lambda: to_tensors(calibrate(model, calibrating))
+        _content_hash(model, calibrating),
+        lambda: to_tensors(calibrate(model, calibrating, context)),
     )
     calibration = from_tensors(tensors, device)
     if config.rule != "calibrated":
         return Fitted(config, list(sparsities), calibration, seconds=seconds)
     probing = calibrating[:CURVE_BATCHES]
     setting = replace(config, ffn_sparsity=0.5, layer_sparsity={}, rule="uniform")
-    tensors, more = _kept(
-        _content_hash(model, calibrating, repr((asdict(setting), LEVELS, CURVE_BATCHES))),
-        lambda: {"curves": torch.tensor(error_curves(model, config, calibration, probing))},
-    )
+
+    def measured() -> dict[str, Tensor]:
+        errors = error_curves(model, config, calibration, probing, context=context)
+        return {"curves": torch.tensor(errors)}
+
+    key = _content_hash(model, calibrating, repr((asdict(setting), LEVELS, CURVE_BATCHES)))
+    tensors, more = _kept(key, measured)
     curves: list[list[float]] = tensors["curves"].tolist()
     named = calibrated_sparsities(config, curves)
     return Fitted(with_layers(config, named), named, calibration, curves, seconds + more)

@@ -132,6 +132,7 @@ class _FineTune:
                 run.sparsity,
                 self.sparsities,
                 lambda: self._batches(run.calibration.batches),
+                lambda: autocast(run.train, self.device),
             )
         self.kept = kept_of(self.model, self.fitted.sparsities)
         if self.fitted.curves is not None:

@@ -155,10 +155,10 @@ def test_bad_tables(
 def test_model_without_known_blocks(
     invoke: Invoke, tiny_overrides: list[str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "gpt2"
-    transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1).save_pretrained(folder)
+    folder = tmp_path / "bloom"
+    transformers.BloomConfig(hidden_size=8, n_head=2, n_layer=1).save_pretrained(folder)
     outcome = invoke(*tiny_overrides, f"model.name_or_path={folder}")
-    assert_refused(outcome, "'gpt2'", "bert, distilbert")
+    assert_refused(outcome, "'bloom'", "bert, camembert")
     assert not outcome.records()
 
 

@@ -31,7 +31,7 @@ def test_one_run_leaves_everything(invoke: Invoke, tiny_overrides: list[str]) ->
     (record,) = outcome.records()
     assert record["status"] == "completed"
     assert record["schema_version"] == 1
-    assert record["label"] == "ramp 0.5 svd rank 3"
+    assert record["label"] == "ramp 0.5 whitened rank 3"
     assert record["steps"] == {"planned": 10, "planned_dense": 1, "dense": 1, "sparse": 9}
     assert record["step_time_ms"]["dense"]["steps"] == 1
     assert record["step_time_ms"]["sparse"]["p10"] <= record["step_time_ms"]["sparse"]["p90"]

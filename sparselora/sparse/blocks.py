@@ -8,8 +8,10 @@ GPT-2's Conv1D holds each map transposed.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,6 +28,17 @@ class ModelShape:
     intermediate_size: int
 
 
+class Adapter(NamedTuple):
+    """LoRA on one map: s · D(x) Aᵀ Bᵀ."""
+
+    a: Tensor
+    """(r, in)."""
+    b: Tensor
+    """(out, r)."""
+    scaling: float
+    dropout: nn.Module
+
+
 @dataclass(frozen=True)
 class LinearMap:
     """One map of a block as (out, in), whatever module holds it: views of that module's parameters.
@@ -35,25 +48,52 @@ class LinearMap:
     """
 
     module: nn.Module
+    """A linear map, or PEFT's LoRA layer around one."""
     part: int | None = None
     """0 for the first half of a fused map's rows, 1 for the second, None for all of them."""
 
     @property
+    def base(self) -> nn.Module:
+        """The frozen map, without its adapter."""
+        inner: Any = self.module
+        return inner.base_layer if isinstance(inner, LoraLayer) else self.module
+
+    @property
     def weight(self) -> Tensor:
         """(out, in)."""
-        parameter = self.module.get_parameter("weight")
-        rows = parameter.t() if isinstance(self.module, Conv1D) else parameter
+        parameter = self.base.get_parameter("weight")
+        rows = parameter.t() if isinstance(self.base, Conv1D) else parameter
         return rows if self.part is None else rows.chunk(2)[self.part]
 
     @property
     def bias(self) -> Tensor | None:
         """(out,) or None."""
-        bias: Tensor | None = self.module.bias  # type: ignore[assignment]
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]
         return bias if bias is None or self.part is None else bias.chunk(2)[self.part]
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """None where there is none, or it is switched off or merged into the weight."""
+        layer: Any = self.module
+        if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged:
+            return None
+        name = layer.active_adapters[0]
+        b = layer.lora_B[name].weight
+        return Adapter(
+            layer.lora_A[name].weight,
+            b if self.part is None else b.chunk(2)[self.part],
+            layer.scaling[name],
+            layer.lora_dropout[name],
+        )
+
     def __call__(self, hidden_states: Tensor) -> Tensor:
-        """(…, in) → (…, out)."""
-        return nn.functional.linear(hidden_states, self.weight, self.bias)
+        """(…, in) → (…, out), the adapter included."""
+        output = nn.functional.linear(hidden_states, self.weight, self.bias)
+        adapter = self.adapter
+        if adapter is None:
+            return output
+        low = nn.functional.linear(adapter.dropout(hidden_states), adapter.a)
+        return output + adapter.scaling * nn.functional.linear(low, adapter.b)
 
 
 @dataclass(eq=False)
@@ -78,6 +118,12 @@ class FFNBlock:
         return self.lin1.weight.shape[0]
 
     @property
+    def has_adapters(self) -> bool:
+        """Whether a map of the block carries one that is on."""
+        maps = (self.lin1, self.lin2, self.gate)
+        return any(linear is not None and linear.adapter is not None for linear in maps)
+
+    @property
     def entry(self) -> nn.Module:
         """The module whose first argument is the block's input."""
         return self.layer.get_submodule(self.architecture.whole or self.architecture.lin1)
@@ -95,8 +141,8 @@ class FFNBlock:
         """The weights whose channels do not lie in whole rows of memory as the model stores them."""
         for linear, by_rows in ((self.lin1, True), (self.gate, True), (self.lin2, False)):
             # A Conv1D is stored transposed.
-            if linear is not None and by_rows == isinstance(linear.module, Conv1D):
-                yield linear.module.get_parameter("weight")
+            if linear is not None and by_rows == isinstance(linear.base, Conv1D):
+                yield linear.base.get_parameter("weight")
 
 
 def get_architecture(config: Any) -> Architecture:
@@ -139,8 +185,8 @@ def find_blocks(model: nn.Module) -> list[FFNBlock]:
     """The FFN blocks of a transformers model, wrapped by PEFT or not, in order of depth.
 
     Raises:
-        UserError: the architecture is unknown, or a block's maps are not plain, frozen
-            `nn.Linear`s, which is what slicing them takes.
+        UserError: the architecture is unknown, or a block's maps are not plain, frozen linear
+            maps, with or without one LoRA adapter, which is what slicing them takes.
     """
     backbone = get_backbone(model)
     config: Any = backbone.config
@@ -174,16 +220,29 @@ def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
 
 
 def _frozen_linear(layer: nn.Module, path: str, index: int) -> nn.Module:
-    linear = layer.get_submodule(path)
+    linear: Any = layer.get_submodule(path)
     where = f"layer.{index}.{path}"
-    if type(linear) not in (nn.Linear, Conv1D):
+    base = linear.base_layer if isinstance(linear, LoraLinear) else linear
+    if type(base) not in (nn.Linear, Conv1D):
         raise UserError(
-            f"model: {where} is a {type(linear).__name__}; a plain linear map, without an adapter, "
-            "is allowed in the FFN"
+            f"model: {where} is a {type(linear).__name__}; a plain linear map, or PEFT's LoRA on "
+            "one, is allowed in the FFN"
         )
-    if linear.get_parameter("weight").requires_grad:
+    if base is not linear:
+        _check_adapter(linear, where)
+    if base.get_parameter("weight").requires_grad:
         raise UserError(
             f"model: {where}.weight trains; only frozen FFN weights can be left out "
             "(wrap the model with peft.get_peft_model first)"
         )
     return linear
+
+
+def _check_adapter(layer: Any, where: str) -> None:
+    active = layer.active_adapters
+    if len(active) != 1 or active[0] not in layer.lora_A:
+        raise UserError(f"model: {where} has the adapters {active} active; one is allowed")
+    if active[0] in layer.lora_variant or layer.lora_bias[active[0]]:
+        raise UserError(
+            f"model: {where} carries a variant of LoRA (DoRA, a bias, …); plain LoRA is allowed"
+        )

@@ -8,8 +8,10 @@ through once, whatever is fitted. With x (d,) a token's input to the block and a
 over the real tokens of all batches. Sums are kept in float64: covariances are differences of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +85,18 @@ class _Sums:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> Calibration:
+def calibrate(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Calibration:
     """Run the model, dense and in evaluation mode, over `batches`; → moments by layer.
 
     Args:
         model: not sparse yet; left in the mode it was in.
         batches: what the model is called with; moved to its device. Padding, by their
             `attention_mask`, is left out.
+        context: makes the context that a forward pass runs in, such as autocast.
 
     Raises:
         UserError: no batch, or a batch that the model cannot be called with.
@@ -114,7 +121,8 @@ def calibrate(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> Cali
     model.eval()
     try:
         for batch in batches:
-            model(**{name: value.to(device) for name, value in batch.items()})
+            with context():
+                model(**{name: value.to(device) for name, value in batch.items()})
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,9 @@
 """What each layer's sparsity costs in the model's output: an error curve a layer, measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ def error_curves(
     calibration: Calibration,
     batches: Sequence[Mapping[str, Tensor]],
     levels: Sequence[float] = LEVELS,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[list[float]]:
     """Relative squared error of the backbone's output with one layer sparse, the others dense.
 
@@ -29,6 +32,7 @@ def error_curves(
         config: estimator and compensation; its sparsities are not looked at.
         calibration: moments, where the config needs them.
         batches: that the output is compared on; padding is left out.
+        context: makes the context that a forward pass runs in, such as autocast.
 
     Returns:
         A row a layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
@@ -47,7 +51,8 @@ def error_curves(
         for batch in batches:
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
             real = inputs["attention_mask"] != 0
-            dense = backbone(**inputs)[0][real]
+            with context():
+                dense = backbone(**inputs)[0][real]
             total += float(dense.double().square().sum())
             for row, name in enumerate(names):
                 ffn = sparse[name]
@@ -56,7 +61,8 @@ def error_curves(
                     if ffn.kept == ffn.block.intermediate_size:
                         continue
                     ffn.training = True  # this block alone, in a model in evaluation mode
-                    output = backbone(**inputs)[0][real]
+                    with context():
+                        output = backbone(**inputs)[0][real]
                     ffn.training = False
                     errors[row, column] += (output - dense).double().square().sum().cpu()
     finally:

@@ -18,7 +18,7 @@ LEVELS = 1 << 16
 
 def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.device) -> Tensor:
     """Bool: True with probability 1 − rate, on a CPU with rate rounded to a multiple of 2^-16."""
-    if device.type != "cpu":
+    if device.type != "cpu" or torch.compiler.is_compiling():
         return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1.0 - rate)
     count = int(np.prod(shape))
     seed = int(torch.randint(2**63 - 1, ()))
@@ -39,8 +39,12 @@ def apply_mask(values: Tensor, keep: Tensor, rate: float) -> Tensor:
 
 
 def takes(values: Tensor, rate: float) -> bool:
-    """Whether this module's dropout is the one to use: on a CPU, at a rate with any effect."""
-    return values.device.type == "cpu" and 0.0 < rate < 1.0
+    """Whether this module's dropout is the one to use: on a CPU, at a rate with any effect.
+
+    A compiled graph cannot hold numpy's generator; it fuses torch's own dropout instead.
+    """
+    on_cpu = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and 0.0 < rate < 1.0
 
 
 class DropoutFunction(torch.autograd.Function):

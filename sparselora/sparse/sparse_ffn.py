@@ -71,8 +71,9 @@ class SparseFFN:
         self.kept = kept
         self.state = state
         self.training = True
-        self.calls = 0
-        self.channels_computed = 0
+        # Tensors, since a compiled graph would take a number for a constant and compile anew.
+        self._calls = torch.zeros((), dtype=torch.int64)
+        self._channels = torch.zeros((), dtype=torch.int64)
         self.estimator: nn.Module = build_estimator(block, config, moments)
         self._moments = moments if config.kind.fixed else None
         self._compensation = self._fit_compensation(moments)
@@ -84,6 +85,11 @@ class SparseFFN:
         """The first call of the model, by its number, that chooses anew."""
 
     @property
+    def calls(self) -> int:
+        """How many sparse forward passes there were."""
+        return int(self._calls)
+
+    @property
     def chosen(self) -> Tensor | None:
         """The channels of the last sparse call, (k,), sorted; None before the first."""
         return self._chosen
@@ -93,7 +99,7 @@ class SparseFFN:
         """Share of channels left out over the calls so far, counted in the step; None before."""
         if not self.calls:
             return None
-        return 1.0 - self.channels_computed / (self.calls * self.block.intermediate_size)
+        return 1.0 - int(self._channels) / (self.calls * self.block.intermediate_size)
 
     @property
     def kept_now(self) -> int:
@@ -112,6 +118,8 @@ class SparseFFN:
         """
         self.state.check_recomputation()
         count, kept = self.state.forward_count, self.kept_now
+        if count is None and self.config.estimator_every > 1:
+            raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
         holds = self.config.kind.fixed or (count is not None and count < self._expires)
         if self._chosen is not None and holds and len(self._chosen) == kept:
             return self._chosen
@@ -134,8 +142,8 @@ class SparseFFN:
         """(…, d) → (…, d), without the block's dropout, which its layer applies."""
         indices = self.select(hidden_states)
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        self.calls += 1
-        self.channels_computed += indices.numel()
+        self._calls.add_(1)
+        self._channels.add_(indices.numel())
         dtype = self.block.lin1.weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -146,6 +154,9 @@ class SparseFFN:
         if correction is not None:
             b2 = correction.shift if b2 is None else b2 + correction.shift
         b1, b2, bg = (None if bias is None else bias.to(dtype) for bias in (b1, b2, bg))
+        if block.has_adapters:
+            adapted = self._with_adapters(x.to(dtype), weights, b1, b2, bg)
+            return adapted.view(hidden_states.shape)
         y: Tensor = SparseFFNFunction.apply(
             x.to(dtype),
             weights.lin1,
@@ -159,6 +170,37 @@ class SparseFFN:
             None if correction is None else correction.up,
         )
         return y.view(hidden_states.shape)
+
+    def _with_adapters(
+        self,
+        x: Tensor,
+        weights: Slice,
+        b1: Tensor | None,
+        b2: Tensor | None,
+        bg: Tensor | None,
+    ) -> Tensor:
+        """The same where maps of the block carry LoRA: its rows and columns of the kept channels.
+
+        A channel that is left out is zero to lin2 and to its adapter alike, so the adapters' part is
+        exact for the channels that are there. Left to autograd, since adapters train.
+        """
+        block, indices = self.block, weights.indices
+        z = nn.functional.linear(x, weights.lin1, b1) + _adapted(block.lin1, x, indices)
+        if block.gate is None:
+            a = block.activation(z)
+        else:
+            assert weights.gate is not None
+            g = nn.functional.linear(x, weights.gate, bg) + _adapted(block.gate, x, indices)
+            a = block.activation(g) * z
+        y = nn.functional.linear(a, weights.lin2.t(), b2)
+        last = block.lin2.adapter
+        if last is not None:
+            low = last.dropout(a) @ last.a.index_select(1, indices).to(a.dtype).t()
+            y = y + last.scaling * (low @ last.b.to(a.dtype).t())
+        if weights.correction is not None and weights.correction.down is not None:
+            assert weights.correction.up is not None
+            y = y + (x @ weights.correction.down) @ weights.correction.up
+        return y
 
     @torch.no_grad()
     def _gather(self, indices: Tensor, dtype: torch.dtype) -> Slice:
@@ -200,6 +242,14 @@ class SparseFFN:
         if kind == "mean":
             return mean_compensation(moments, lin2)
         return lowrank_compensation(moments, lin2, self.config.compensation_rank)
+
+
+def _adapted(linear: LinearMap, x: Tensor, indices: Tensor) -> Tensor | float:
+    adapter = linear.adapter
+    if adapter is None:
+        return 0.0
+    low = adapter.dropout(x) @ adapter.a.to(x.dtype).t()
+    return adapter.scaling * (low @ adapter.b.index_select(0, indices).to(x.dtype).t())
 
 
 def _bias(linear: LinearMap, indices: Tensor) -> Tensor | None:

@@ -16,13 +16,16 @@ class SparsityState:
         """Of the way from dense to the sparsity asked for: below 1 while sparsity ramps up."""
         self.attention_mask: Tensor | None = None
         self.forward_count: int | None = None
-        """Which call of the backbone is running; None where it was never called."""
+        """Which call of the backbone is running; None where it was never called, or is compiled."""
         self._unmatched_forwards = 0
         self._backward_task = -1
 
     def begin_forward(self, attention_mask: Tensor | None) -> None:
         """Note a call of the backbone; its mask is None where it is not one of padding."""
         self.attention_mask = attention_mask
+        if torch.compiler.is_compiling():
+            self.forward_count = None
+            return
         self.forward_count = (self.forward_count or 0) + 1
         self._unmatched_forwards += torch.is_grad_enabled()
 
@@ -32,6 +35,8 @@ class SparsityState:
         Raises:
             RuntimeError: inside a backward pass that several forward calls went before.
         """
+        if torch.compiler.is_compiling():
+            return  # a graph that is compiled is recomputed by the compiler, not by this code
         task = torch._C._current_graph_task_id()
         if task in (-1, self._backward_task):
             return

@@ -3,8 +3,10 @@
 import copy
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from sparselora import SparsityConfig, sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.ffn import SparseFFNFunction
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import tiny_batch, tiny_config, tiny_model
 
 
 def gradients(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,6 +73,52 @@ def test_equals_the_masked_dense_model(model_type: str, padded: bool, rows: int)
     chosen = {name: ffn.chosen for name, ffn in handle._sparse.items()}
     assert all(indices.numel() == 15 for indices in chosen.values())
     assert_all_close(got, gradients(masked_reference(pristine, chosen), batch))
+
+
+def with_lora_on_the_ffn(model_type: str, **lora: Any) -> nn.Module:
+    torch.manual_seed(0)
+    base = transformers.AutoModelForSequenceClassification.from_config(tiny_config(model_type))
+    row = ARCHITECTURES[model_type]
+    maps = {row.lin1, row.lin2, row.gate or row.lin1, row.attention[0]}
+    settings: dict[str, Any] = {"r": 4, "init_lora_weights": False, "task_type": "SEQ_CLS"} | lora
+    targets = [f".*{name}".replace(".", "[.]") for name in maps]
+    return peft.get_peft_model(
+        base,
+        peft.LoraConfig(target_modules=f"({'|'.join(targets)})".replace("[.]*", ".*"), **settings),
+    ).train()
+
+
+@pytest.mark.parametrize(
+    "model_type", ["bert", "distilbert", "llama", "gpt2", "phi3", "modernbert"]
+)
+def test_lora_on_the_ffn_equals_the_masked_dense_model(model_type: str) -> None:
+    """A channel left out is zero to lin2 and to its adapter: a mask between activation and lin2."""
+    model = with_lora_on_the_ffn(model_type).double()
+    reference = copy.deepcopy(model)
+    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    assert all(ffn.block.has_adapters for ffn in handle._sparse.values())
+    got = gradients(model, tiny_batch())
+    for block in find_blocks(reference):
+        keep = torch.zeros(37, dtype=torch.float64)
+        keep[handle._sparse[block.name].chosen] = 1
+        block.lin2.module.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))
+    assert_all_close(got, gradients(reference, tiny_batch()))
+    handle.remove()
+    for block in find_blocks(reference):
+        block.lin2.module._forward_pre_hooks.clear()
+    assert_all_close(gradients(model, tiny_batch()), gradients(reference, tiny_batch()))
+
+
+def test_lora_on_the_ffn_keeps_its_dropout_and_bf16() -> None:
+    model = with_lora_on_the_ffn("bert", lora_dropout=0.5)
+    sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None))
+    torch.manual_seed(0)
+    first = model(**tiny_batch()).logits
+    assert not torch.equal(model(**tiny_batch()).logits, first)
+    torch.manual_seed(0)
+    assert torch.equal(model(**tiny_batch()).logits, first)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gradients(model, tiny_batch())
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

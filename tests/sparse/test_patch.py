@@ -10,7 +10,7 @@ from sparselora import SparsityConfig, sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import tiny_batch, tiny_config, tiny_model
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
 
@@ -139,11 +139,20 @@ def test_what_cannot_be_sliced_is_refused() -> None:
         sparsify(model, CONFIG)
         with pytest.raises(UserError, match="sparse already"):
             sparsify(model, CONFIG)
-    with_adapter = peft.get_peft_model(
-        tiny_model("bert").get_base_model(), peft.LoraConfig(target_modules=["intermediate.dense"])
-    )
-    with pytest.raises(UserError, match="without an adapter"):
-        sparsify(with_adapter, CONFIG)
+    bare = transformers.BertForSequenceClassification(tiny_config("bert"))
+    target = {"target_modules": ["intermediate.dense"]}
+    for changes, words in (
+        ({"use_dora": True}, "variant of LoRA"),
+        ({"lora_bias": True}, "variant"),
+    ):
+        model = peft.get_peft_model(copy.deepcopy(bare), peft.LoraConfig(**target, **changes))
+        with pytest.raises(UserError, match=words):
+            sparsify(model, CONFIG)
+    two = peft.get_peft_model(copy.deepcopy(bare), peft.LoraConfig(**target))
+    two.add_adapter("other", peft.LoraConfig(**target))
+    two.base_model.set_adapter(["default", "other"])
+    with pytest.raises(UserError, match="one is allowed"):
+        sparsify(two, CONFIG)
     plain = transformers.BertForSequenceClassification(tiny_model("bert").get_base_model().config)
     with pytest.raises(UserError, match=r"weight trains.*get_peft_model"):
         sparsify(plain, CONFIG)

@@ -1,0 +1,49 @@
+"""Under torch.compile: one graph, compiled once a phase, with the eager step's result."""
+
+import copy
+
+import pytest
+import torch
+import torch._dynamo as dynamo
+from torch._dynamo.utils import counters
+
+from sparselora import SparsityConfig, sparsify
+from tests.conftest import tiny_batch, tiny_model
+
+
+@pytest.mark.parametrize("estimator", ["svd", "static"])
+def test_one_graph_without_a_break(estimator: str) -> None:
+    dynamo.reset()
+    counters.clear()
+    model = tiny_model("bert")
+    config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator=estimator)
+    handle = sparsify(model, config, calibration=tiny_batch())
+    expected = copy.deepcopy(model)(**tiny_batch())
+    assert dynamo.explain(model)(**tiny_batch()).graph_break_count == 0
+    dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(model, backend="eager")
+    before = handle.sparse_blocks["layer.0"].calls
+    graphs = []
+    for _ in range(5):
+        output = compiled(**tiny_batch())
+        output.loss.backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    # A fixed choice is made in the first graph and found in the second.
+    assert graphs[1:] == [graphs[1]] * 4
+    assert graphs[-1] <= 2
+    torch.testing.assert_close(output.logits, expected.logits)
+    assert handle.sparse_blocks["layer.0"].calls == before + 5
+    handle.disable()
+    dense = compiled(**tiny_batch()).logits
+    assert not torch.allclose(dense, expected.logits)
+    model.eval()
+    torch.testing.assert_close(compiled(**tiny_batch()).logits, dense)
+
+
+def test_a_choice_kept_for_several_calls_is_refused() -> None:
+    dynamo.reset()
+    model = tiny_model("bert")
+    sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_every=2))
+    with pytest.raises(RuntimeError, match="estimator_every over 1"):
+        torch.compile(model, backend="eager")(**tiny_batch())

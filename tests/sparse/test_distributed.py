@@ -1,0 +1,56 @@
+"""Two processes under DistributedDataParallel against one with the joined batch."""
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from sparselora import SparsityConfig, sparsify
+from tests.conftest import tiny_batch, tiny_model
+
+CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None)
+Gradients = tuple[list[list[int]], dict[str, torch.Tensor]]
+
+
+def step(batch: dict[str, torch.Tensor], distributed: bool) -> Gradients:
+    """Channels by layer and gradients after one sparse step."""
+    model = tiny_model("bert").double()
+    handle = sparsify(model, CONFIG)
+    trained = DistributedDataParallel(model) if distributed else model
+    trained(**batch).loss.backward()
+    chosen = [ffn.chosen.tolist() for ffn in handle._sparse.values()]
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return chosen, gradients
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    batch = {name: tensor[rank * 4 : rank * 4 + 4] for name, tensor in tiny_batch(8).items()}
+    torch.save(step(batch, distributed=True), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_all_ranks_choose_alike_and_gradients_are_those_of_the_joined_batch(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    chosen, expected = step(tiny_batch(8), distributed=False)
+    for rank in range(2):
+        there, gradients = torch.load(tmp_path / f"{rank}.pt")
+        assert there == chosen
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], msg=name)
+    # Alone, the halves would have chosen otherwise: the reduction is what makes them agree.
+    halves = [
+        step({name: tensor[part] for name, tensor in tiny_batch(8).items()}, distributed=False)[0]
+        for part in (slice(4), slice(4, 8))
+    ]
+    assert halves[0] != halves[1]
