@@ -36,6 +36,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device_type": device.type,
         "cuda": _cuda(device),
         "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
