@@ -89,8 +89,8 @@ def spread(work: Path) -> str:
         if loaded:
             other.start()
         folder = work / f"spread{repeat}"
-        overrides = ["experiment=optimized", "model=distilbert-random", "bench.batch_size=16"]
-        overrides += ["bench.seq_len=27", "measure.seconds=25", "measure.interval_width=0.015"]
+        overrides = ["experiment=optimized", "model=distilbert-random", "bench.batch_size=8"]
+        overrides += ["bench.seq_len=27", "measure.min_rounds=50", "measure.seconds=1"]
         content = finish(bench(overrides, folder), folder)
         if loaded:
             other.terminate()
@@ -153,7 +153,7 @@ def control(_: Path) -> str:
 def parallel(work: Path) -> str:
     """The same four jobs at once, then one after the other."""
     rows = Rows("parallel")
-    common = ["bench.batch_size=16", "measure.seconds=40", "measure.interval_width=0.02"]
+    common = ["bench.batch_size=16", "measure.seconds=75", "measure.interval_width=0.025"]
     for way in ("at once", "one by one"):
         running = []
         for name in SETTINGS:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 
 
@@ -77,9 +78,7 @@ class Interval:
         return (self.high - self.low) / self.median
 
 
-def paired_ratio(
-    numerator: Sequence[float], denominator: Sequence[float], seed: int = 0
-) -> Interval:
+def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) -> Interval:
     """Median over rounds of numerator / denominator, with a bootstrap interval over whole rounds.
 
     A round's two times stand next to each other in time, on one batch, so that drift of the machine

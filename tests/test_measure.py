@@ -6,7 +6,7 @@ import torch
 from sparselora import SparsityConfig, sparsify
 from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
-from sparselora.measure import AGAIN, OWN, SPARSE, STOCK, Arms, measure
+from sparselora.measure import AGAIN, FAST_AGAIN, OWN, SPARSE, STOCK, Arms, measure
 from sparselora.schema import MeasureConfig, TrainConfig
 from tests.conftest import tiny_batch, tiny_model
 
@@ -43,7 +43,8 @@ def test_arms_are_what_they_say() -> None:
     arms = Arms(model, SPARSITY, TrainConfig(learning_rate=1e-9), CPU)
     assert arms.handle is not None
     calls = lambda: sum(ffn.calls for ffn in arms.handle._sparse.values())  # noqa: E731
-    for name, expected in ((STOCK, 0), (AGAIN, 0), (OWN, 0), (SPARSE, 3), (OWN, 3), (SPARSE, 6)):
+    steps = ((STOCK, 0), (AGAIN, 0), (OWN, 0), (SPARSE, 3), (OWN, 3), (FAST_AGAIN, 6))
+    for name, expected in steps:
         arms.step(name, [tiny_batch()])
         assert calls() == expected, name
     # Stock is PEFT's own model: no stand-in, no hook, lin2 laid out as it was.
