@@ -89,7 +89,12 @@ def spread(work: Path) -> str:
         if loaded:
             other.start()
         folder = work / f"spread{repeat}"
-        overrides = ["experiment=optimized", "model=distilbert-random", "bench.batch_size=8"]
+        overrides = [
+            "experiment=optimized",
+            "model=distilbert-random",
+            "bench.batch_size=4",
+            "train.threads=1",
+        ]
         overrides += ["bench.seq_len=27", "measure.min_rounds=50", "measure.seconds=1"]
         content = finish(bench(overrides, folder), folder)
         if loaded:
