@@ -29,18 +29,23 @@ START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
 FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15")
 ARMS: dict[str, tuple[str, ...]] = {
     "dense": ("experiment=dense",),
-    "svd (experiment=optimized)": ("experiment=optimized",),
-    "static + lowrank, dense finish": ("estimator=static", "compensation=lowrank", *FINISH),
+    "svd 4 (experiment=optimized)": ("experiment=optimized",),
+    "static + lowrank 8, dense finish": ("estimator=static", "compensation=lowrank", *FINISH),
     "static, dense finish": ("estimator=static", *FINISH),
-    "whitened, dense finish": ("estimator=whitened", *FINISH),
+    "whitened 8, dense finish": ("estimator=whitened", *FINISH),
     "random": ("estimator=random", *START),
-    "whitened": ("estimator=whitened", *START),
+    "whitened 8": ("estimator=whitened", *START),
     "static": ("estimator=static", *START),
-    "static + lowrank": ("estimator=static", "compensation=lowrank", *START),
-    "whitened + lowrank, dense finish": ("estimator=whitened", "compensation=lowrank", *FINISH),
+    "static + lowrank 8": ("estimator=static", "compensation=lowrank", *START),
+    "whitened 8 + lowrank 8, dense finish": (
+        "estimator=whitened",
+        "compensation=lowrank",
+        *FINISH,
+    ),
     "static + mean, dense finish": ("estimator=static", "compensation=mean", *FINISH),
-    "svd, dense finish": ("estimator=svd", "svd_rank=4", *FINISH),
+    "svd 8, dense finish": ("estimator=svd", *FINISH),
 }
+"""The number is the rank, of the estimate or of compensation."""
 FIELDS = (
     *("arm", "seed", "accuracy", "f1", "loss", "best_accuracy", "run_seconds"),
     *("calibration_seconds", "realised_sparsity", "commit", "overrides", "correct"),
@@ -78,10 +83,17 @@ def run(arm: str, seed: int, folder: Path) -> dict[str, object]:
 
 
 def done(path: Path) -> set[tuple[str, int]]:
-    """The arms and seeds that are there."""
+    """The arms and seeds that are there, as they are defined now."""
     if not path.exists():
         return set()
     table = pd.read_csv(path)
+    other = [
+        arm
+        for arm, how in zip(table["arm"], table["overrides"], strict=True)
+        if " ".join(ARMS.get(arm, ())) != how
+    ]
+    if other:
+        raise SystemExit(f"{path}: {other[0]} was another setting when it ran; move the file away")
     return set(zip(table["arm"], table["seed"], strict=True))
 
 
@@ -184,6 +196,8 @@ def summary(path: Path) -> str:
         low, high = np.quantile(draws, [0.025, 0.975]) * 100
         gap = gaps.sum(1).mean() / counts.sum() * 100
         lines.append(f"{arm:36}{len(seeds):6d}{mean:8.4f}{gap:+18.2f}   {low:+.2f} to {high:+.2f}")
+    commits = sorted(table["commit"].str[:8].unique())
+    lines.append(f"rows of commit {', '.join(commits)}; one seed alone has no interval over seeds")
     return "\n".join(lines)
 
 

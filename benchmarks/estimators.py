@@ -3,9 +3,9 @@
     python benchmarks/estimators.py                    the embedded model, the optimized schedule
     python benchmarks/estimators.py --rank 4 --tokens 64
 
-Fitted on 16 batches of 32 training lines; the error is over 16 batches of validation lines, whose films
-are others: ‖sparse − dense‖ / ‖dense‖ over their real tokens, each layer given the dense model's inputs.
-Writes `docs/results/estimators.csv` and a picture of it beside.
+Fitted on 16 batches of 32 training lines; the error is over up to 16 batches of validation lines, whose
+films are others: ‖sparse − dense‖ / ‖dense‖ over their real tokens, each layer given the dense model's
+inputs. Writes `docs/results/estimators.csv` and a picture of it beside.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def errors(overrides: Sequence[str], settings: dict[str, SparsityConfig]) -> dic
     backbone = get_backbone(model)
     model.eval()
     every = list(evaluation_batches(tokenizer, split["validation"], 32))
-    for _, batch in every[:: max(len(every) // 16, 1)]:
+    for _, batch in every[:: -(-len(every) // 16)]:
         inputs.clear()
         model(**batch)
         mask = padding_mask(backbone, (), {"attention_mask": batch["attention_mask"]})

@@ -6,7 +6,7 @@
 
 Each case is a `sparselora.bench` of its own: stock, our dense and our sparse path interleaved, optimizer
 included, the same SDPA, fused AdamW, threads, batches, dtype and dropout rates on both sides. Rows go to
-`docs/results/step.csv` as they come.
+`docs/results/step.csv` as they come, each in the place of an older one of its case.
 """
 
 import argparse
@@ -105,18 +105,30 @@ def main() -> None:
             print(f"{case.name}: {case.figure} of at least {case.target}")
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file, tempfile.TemporaryDirectory() as work:
-        writer = csv.DictWriter(file, ["case", "target", *FIELDS])
-        writer.writeheader()
+    rows: dict[str, dict[str, Any]] = {}
+    if options.out.exists():
+        with options.out.open(newline="") as file:
+            rows = {row["case"]: row for row in csv.DictReader(file)}
+    with tempfile.TemporaryDirectory() as work:
         for index, case in enumerate(chosen):
             content = run_case(case, Path(work) / str(index), options.rounds)
             row = {name: round(content[name], 4) for name in FIELDS}
-            writer.writerow({"case": case.name, "target": case.target, **row})
-            file.flush()
+            where = content["provenance"]
+            rows[case.name] = {
+                "case": case.name,
+                "target": case.target,
+                **row,
+                "commit": where["git"]["commit"],
+                "device": where["device"],
+            }
+            with options.out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["case", "target", *FIELDS, "commit", "device"])
+                writer.writeheader()
+                writer.writerows(rows.values())
             print(
                 f"{case.name}: {row['speedup']:.3f} ({row['speedup_low']:.3f} to "
-                f"{row['speedup_high']:.3f}), target {case.target}, bound {row['bound']:.3f}, our dense "
-                f"{row['dense_speedup']:.3f}, over our dense {row['own_speedup']:.3f}",
+                f"{row['speedup_high']:.3f}), target {case.target}, bound {row['bound']:.3f}, "
+                f"our dense {row['dense_speedup']:.3f}, over our dense {row['own_speedup']:.3f}",
                 flush=True,
             )
 

@@ -21,8 +21,6 @@ from sparselora.preflight import check_shape, user_keys
 from sparselora.progress import Progress
 
 if TYPE_CHECKING:
-    import torch
-
     from sparselora.schema import RunConfig
 
 
@@ -58,7 +56,7 @@ def task(config: DictConfig) -> float:
     use_threads(run.train.threads)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.model)
-    batches, labels = _batches(run, tokenizer)
+    batches, calibrating, labels = _batches(run, tokenizer)
     lock = DeviceLock(device)
     with lock.shared():
         model = load_model(run, labels, tokenizer.pad_token_id).to(device)
@@ -70,7 +68,7 @@ def task(config: DictConfig) -> float:
             model,
             run.sparsity,
             sparsities,
-            lambda: batches[: run.calibration.batches],
+            lambda: calibrating,
             lambda: autocast(run.train, device),
         )
     with Progress(label) as progress:
@@ -97,6 +95,7 @@ def task(config: DictConfig) -> float:
         "batch_size": run.train.batch_size,
         "mean_length": sum(batch["input_ids"].shape[1] for batch in batches) / len(batches),
         **timing,
+        "sparsities": fitted.sparsities,
         "flops": flops,
         "achieved": _achieved(timing, flops, probe),
         "roofline": probe,
@@ -113,30 +112,34 @@ def task(config: DictConfig) -> float:
     return float(timing["sparse_ms"] or timing["own_dense_ms"])
 
 
-def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[dict[str, "torch.Tensor"]], list[str]]:
+def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], list[str]]:
+    """Batches to time on, batches to calibrate on, and the labels' names."""
     import itertools
 
     import torch
 
-    count = run.measure.batches * run.train.gradient_accumulation_steps
+    timed = run.measure.batches * run.train.gradient_accumulation_steps
+    count = max(timed, run.calibration.batches)
     if run.bench.seq_len is not None:
         generator = torch.Generator().manual_seed(run.seed)
         size = (run.train.batch_size, run.bench.seq_len)
-        return [
+        drawn = [
             {
                 "input_ids": torch.randint(len(tokenizer), size, generator=generator),
                 "attention_mask": torch.ones(size, dtype=torch.long),
                 "labels": torch.randint(2, size[:1], generator=generator),
             }
             for _ in range(count)
-        ], ["0", "1"]
+        ]
+        return drawn[:timed], drawn[: run.calibration.batches], ["0", "1"]
     from sparselora.batches import tokenize, training_batches
     from sparselora.data import load_data
 
     data = load_data(run.data)
     split = tokenize(tokenizer, data.splits["train"], run.data.max_length)
     endless = training_batches(tokenizer, split, run.train.batch_size, run.seed)
-    return list(itertools.islice(endless, count)), data.label_names
+    real = list(itertools.islice(endless, count))
+    return real[:timed], real[: run.calibration.batches], data.label_names
 
 
 def _achieved(

@@ -1,6 +1,8 @@
 """Calibration kept on disk, so that the runs of a sweep over one model and one data set share it."""
 
+import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -10,12 +12,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sparselora import __version__
 from sparselora.allocation import LEVELS
 from sparselora.assets import cache_folder
 from sparselora.record import write_atomically
+from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.calibration import Calibration, calibrate, from_tensors, to_tensors
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.curves import calibrated_sparsities, error_curves, with_layers
@@ -23,6 +28,8 @@ from sparselora.sparse.curves import calibrated_sparsities, error_curves, with_l
 LARGEST_BYTES = 256 * 2**20
 """Larger ones are made anew each time."""
 KEPT_FILES = 20
+FORMAT = 1
+"""Raised whenever the same weights and batches come to give something else."""
 CURVE_BATCHES = 2
 """Of the calibration batches, those that error curves are measured on: tens of passes over each."""
 
@@ -71,7 +78,16 @@ def fit(
     if config.rule != "calibrated":
         return Fitted(config, list(sparsities), calibration, seconds=seconds)
     probing = calibrating[:CURVE_BATCHES]
-    setting = replace(config, ffn_sparsity=0.5, layer_sparsity={}, rule="uniform")
+    # What the curves depend on: not the sparsities, and not which steps are dense.
+    setting = replace(
+        config,
+        ffn_sparsity=0.5,
+        layer_sparsity={},
+        rule="uniform",
+        sparse_warmup_ratio=0.0,
+        sparse_rampup_ratio=0.0,
+        sparse_cooldown_ratio=0.0,
+    )
 
     def measured() -> dict[str, Tensor]:
         errors = error_curves(model, config, calibration, probing, context=context)
@@ -92,25 +108,32 @@ def _kept(key: str, make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Te
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         path.touch()
         return tensors, seconds
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         pass  # none yet, or one that a failing disk left incomplete
     began = perf_counter()
     tensors = make()
     seconds = perf_counter() - began
     if sum(tensor.nbytes for tensor in tensors.values()) <= LARGEST_BYTES:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"seconds": str(seconds)}
-        write_atomically(
-            path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata)
-        )
-        _prune(path.parent)
+        # A cache that cannot be written, or that another process prunes too, costs time and no run.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            metadata = {"seconds": str(seconds)}
+            write_atomically(
+                path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata)
+            )
+            _prune(path.parent)
     return tensors, seconds
 
 
 def _content_hash(
     model: nn.Module, batches: Sequence[Mapping[str, Tensor]], setting: str = ""
 ) -> str:
-    digest = hashlib.sha256(setting.encode())
+    backbone: Any = get_backbone(model)
+    made_by = (FORMAT, __version__, torch.__version__, transformers.__version__)
+    digest = hashlib.sha256(repr((setting, made_by)).encode())
+    config = backbone.config.to_dict()
+    config.pop("problem_type", None)  # which a forward pass with labels fills in
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     tensors = [*model.state_dict().items(), *(item for batch in batches for item in batch.items())]
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

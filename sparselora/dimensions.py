@@ -43,4 +43,5 @@ def model_dimensions(model: nn.Module) -> ModelDimensions:
         gated=architecture.gate is not None,
         head_maps=head_maps,
         head_on_every_token=architecture.head_on_every_token,
+        fused_attention=architecture.fused_attention,
     )

@@ -188,7 +188,7 @@ class _FineTune:
             self.rows.append(row)
             self.record.add_step(row)
             if plan.evaluates_after(row.step):
-                self._validate(row.step)
+                self._validate(row.step, plan.phases.shares(row.step))
                 self._summarise(plan, handle)
             self.on_step(row, plan, self.latest)
 
@@ -197,8 +197,9 @@ class _FineTune:
         if self.keep_last and self.rows:
             save_adapter(self.model, self.tokenizer, self._adapter("last"))
 
-    def _validate(self, step: int) -> None:
-        self.latest = {"step": step, **self._evaluate("validation", step)}
+    def _validate(self, step: int, sparse_steps: float) -> None:
+        scores = self._evaluate("validation", step)
+        self.latest = {"step": step, "sparse_steps": sparse_steps, **scores}
         self.evaluations.append(self.latest)
         if self.best is None or self.latest["accuracy"] > self.best["accuracy"]:
             self.best = dict(self.latest)

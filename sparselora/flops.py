@@ -32,6 +32,8 @@ class ModelDimensions:
     """Maps of the classification head: (in, out, whether it trains)."""
     head_on_every_token: bool
     """Whether the head is applied before one token is picked, as decoders do."""
+    fused_attention: bool = False
+    """Whether query, key and value are one map, with one adapter."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,11 @@ def step_flops(
         size_in, size_out = sizes["output"]
         product = 2 * tokens * size_in * size_out
         totals["output_projection"] += product * (2 if output_needs else 1)
+        if model.fused_attention and adapted["query"]:
+            width = query_size + 2 * key_size
+            lora += _lora(tokens, d, width, lora_rank, needs_gradient)
         for name, carries in adapted.items():
-            if carries:
+            if carries and (name == "output" or not model.fused_attention):
                 input_needs = output_needs if name == "output" else needs_gradient
                 lora += _lora(tokens, *sizes[name], lora_rank, input_needs)
         needs_gradient = needs_gradient or output_needs or adapted["output"]

@@ -40,4 +40,8 @@ def describe(
         dense.append(f"ramp {run.sparse_rampup_ratio:g}")
     finish = f", finish {run.sparse_cooldown_ratio:g}" if run.sparse_cooldown_ratio else ""
     start = f" start {' '.join(dense)}{finish}" if finish or len(dense) > 1 else ""
+    for key in sorted(keys):
+        group, _, name = key.partition(".")
+        if group in ("estimator", "calibration") and name:
+            start += f" {name}={getattr(getattr(run, group), name)}"
     return f"{run.schedule.name} {mean:.3g} {run.estimator.name}{rank}{compensation}{start}"

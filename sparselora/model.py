@@ -94,12 +94,18 @@ def lora_config(lora: "LoraSettings", config: Any) -> LoraConfig:
     """PEFT's config for the attention projections that `lora.projections` names."""
     architecture = get_architecture(config)
     roles = dict(zip(("query", "key", "value", "output"), architecture.attention, strict=True))
+    fused = {"query", "key", "value"}
+    if architecture.fused_attention and 0 < len(fused & set(lora.projections)) < 3:
+        raise UserError(
+            f"lora.projections={lora.projections}: this model holds query, key and value in one map, "
+            "so all three or none of them is allowed"
+        )
     return LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=[roles[projection] for projection in lora.projections],
+        target_modules=list(dict.fromkeys(roles[name] for name in lora.projections)),
         modules_to_save=list(architecture.head),
     )
 

@@ -186,10 +186,10 @@ class Phases:
         """How many steps are not dense; 0 where the dense ones leave none."""
         return max(self.total_steps - self.dense_start - self.dense_finish, 0)
 
-    @property
-    def shares(self) -> float:
-        """The sum of `share` over all steps: sparse steps, each weighed by how sparse it is."""
-        return sum(self.share(step) for step in range(1, self.total_steps + 1))
+    def shares(self, last: int | None = None) -> float:
+        """The sum of `share` up to step `last`, or over all: sparse steps, weighed by how sparse."""
+        last = self.total_steps if last is None else last
+        return sum(self.share(step) for step in range(1, last + 1))
 
 
 def kept_channels(sparsity: float, intermediate_size: int) -> int:

@@ -84,14 +84,14 @@ class DataConfig:
 class ScheduleConfig:
     name: str = MISSING
     rule: str = MISSING
-    """uniform, ramp, or explicit (every layer named in `layer_sparsity`)."""
+    """uniform, ramp, calibrated, or explicit (every layer named in `layer_sparsity`)."""
 
 
 @dataclass
 class EstimatorConfig:
     name: str = MISSING
     tokens: int | None = 128
-    """Tokens of a batch that are scored, evenly spaced over the real ones; null: all."""
+    """Tokens of a batch that are scored, first and last ones in strata of their own; null: all."""
     weighted: bool = False
     """Whether scores are multiplied by the norms of lin2's columns."""
     every: int = 1

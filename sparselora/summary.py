@@ -159,7 +159,7 @@ def run_speedup(timing: Mapping[str, Any], phases: Phases, calibration_seconds: 
     for the device's lock do not. The steps' times are those of one interleaved measurement, so the
     machine's drift cancels; calibration's is as the clock showed it.
     """
-    stock, sparse = timing["stock_dense_ms"], phases.shares
+    stock, sparse = timing["stock_dense_ms"], phases.shares()
     ours = calibration_seconds * 1e3 / stock
     ours += (phases.total_steps - sparse) / timing["total_dense_speedup"]
     ours += sparse / timing["total_speedup"]

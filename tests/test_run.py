@@ -39,7 +39,8 @@ def test_one_run_leaves_everything(invoke: Invoke, tiny_overrides: list[str]) ->
     assert [layer["name"] for layer in record["sparsity"]["layers"]] == [
         f"layer.{index}" for index in range(6)
     ]
-    assert set(record["metrics"]["validation"]) == {"step", "accuracy", "f1", "loss"}
+    validation = {"step", "sparse_steps", "accuracy", "f1", "loss"}
+    assert set(record["metrics"]["validation"]) == validation
     assert record["metrics"]["test"]["step"] == record["metrics"]["best_validation"]["step"]
     assert record["data"]["label_map"] == {"0": "down", "1": "up"}
     assert record["config"]["svd_rank"] == 3

@@ -104,8 +104,9 @@ def test_phases_by_hand() -> None:
     shares = [phases.share(step) for step in range(1, 11)]
     assert shares == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 0]
     assert phases.sparse_steps == 7
-    assert phases.shares == sum(shares)
-    assert Phases.all_dense(4).shares == 0
+    assert phases.shares() == sum(shares)
+    assert Phases.all_dense(4).shares() == 0
+    assert phases.shares(4) == 0.75
 
 
 @given(

@@ -82,8 +82,11 @@ def _seconds_to(row: dict[Any, Any], target: float) -> float | None:
         return None
     for evaluation in row["evaluations"]:
         if evaluation["accuracy"] >= target:
-            dense = min(evaluation["step"], row["dense_steps"])
-            steps = dense / row["dense_speedup"] + (evaluation["step"] - dense) / row["speedup"]
+            # Records of before a dense finish was possible: what was dense, was so at the start.
+            first = max(evaluation["step"] - row["dense_steps"], 0)
+            sparse = evaluation.get("sparse_steps", first)
+            dense = evaluation["step"] - sparse
+            steps = dense / row["dense_speedup"] + sparse / row["speedup"]
             return row["calibration_seconds"] + steps * row["dense_reference_ms"] / 1e3
     return None
 

@@ -28,6 +28,7 @@ class Acceleration:
     """The way back: `remove()` puts the original modules in place again."""
 
     def __init__(self, model: nn.Module) -> None:
+        backbone: Any = get_backbone(model)  # raises before anything is touched
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
@@ -35,10 +36,9 @@ class Acceleration:
                 if kind is not None:
                     self._swapped.append((parent, name, child))
                     parent._modules[name] = _sharing(child, kind)
-        backbone: Any = get_backbone(model)
-        self._config = backbone.config
-        self._implementation = self._config._attn_implementation
-        if self._implementation == "sdpa":
+        # None where it was another's to set, and so is another's to set back.
+        self._config = backbone.config if backbone.config._attn_implementation == "sdpa" else None
+        if self._config is not None:
             attention.register()
             self._config._attn_implementation = attention.NAME
 
@@ -47,7 +47,9 @@ class Acceleration:
         for parent, name, child in self._swapped:
             parent._modules[name] = child
         self._swapped = []
-        self._config._attn_implementation = self._implementation
+        if self._config is not None:
+            self._config._attn_implementation = "sdpa"
+            self._config = None
 
 
 def accelerate(model: nn.Module) -> Acceleration:

@@ -32,6 +32,11 @@ class Architecture:
     head_on_every_token: bool = False
     """Whether the head is applied before one token is picked, as decoders do."""
 
+    @property
+    def fused_attention(self) -> bool:
+        """Whether query, key and value are one map."""
+        return len(set(self.attention[:3])) == 1
+
 
 _BERT = Architecture(
     layers="encoder.layer",

@@ -39,10 +39,12 @@ class DropoutAttentionFunction(torch.autograd.Function):
         if mask is not None:
             four = scores.view(*heads, *scores.shape[1:])
             if mask.dtype == torch.bool:
-                four.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+                four.masked_fill_(~mask, float("-inf"))
             else:
                 four.add_(mask)
-        weights = torch.softmax(scores, -1)
+        # In float32 at least; a row with nothing to attend to gets zeros, as from torch.
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        weights = torch._safe_softmax(scores, -1, dtype=wide).to(scores.dtype)
         keep = keep_mask(weights.shape, rate, weights.device)
         output = torch.bmm(apply_mask(weights, keep, rate), v)
         ctx.rate, ctx.scaling, ctx.heads = rate, scaling, heads

@@ -77,7 +77,12 @@ class LinearMap:
         layer: Any = self.module
         if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged:
             return None
-        name = layer.active_adapters[0]
+        active = [name for name in layer.active_adapters if name in layer.lora_A]
+        if not active:
+            return None
+        if len(active) > 1:
+            raise RuntimeError(f"adapters {active} are active at once; one is possible")
+        name = active[0]
         b = layer.lora_B[name].weight
         return Adapter(
             layer.lora_A[name].weight,
@@ -87,13 +92,14 @@ class LinearMap:
         )
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
-        """(…, in) → (…, out), the adapter included."""
+        """(…, in) → (…, out), the adapter included, without its dropout."""
         output = nn.functional.linear(hidden_states, self.weight, self.bias)
         adapter = self.adapter
         if adapter is None:
             return output
-        low = nn.functional.linear(adapter.dropout(hidden_states), adapter.a)
-        return output + adapter.scaling * nn.functional.linear(low, adapter.b)
+        dtype = hidden_states.dtype  # PEFT keeps adapters of bfloat16 models in float32
+        low = nn.functional.linear(hidden_states, adapter.a.to(dtype))
+        return output + adapter.scaling * nn.functional.linear(low, adapter.b.to(dtype))
 
 
 @dataclass(eq=False)
@@ -239,10 +245,10 @@ def _frozen_linear(layer: nn.Module, path: str, index: int) -> nn.Module:
 
 
 def _check_adapter(layer: Any, where: str) -> None:
-    active = layer.active_adapters
-    if len(active) != 1 or active[0] not in layer.lora_A:
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(active) > 1:
         raise UserError(f"model: {where} has the adapters {active} active; one is allowed")
-    if active[0] in layer.lora_variant or layer.lora_bias[active[0]]:
+    if active and (active[0] in layer.lora_variant or layer.lora_bias[active[0]]):
         raise UserError(
             f"model: {where} carries a variant of LoRA (DoRA, a bias, …); plain LoRA is allowed"
         )

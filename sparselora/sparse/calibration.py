@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
@@ -23,7 +24,7 @@ from sparselora.sparse.state import padding_mask
 
 @dataclass(eq=False)
 class LayerMoments:
-    """Means over the real tokens of the calibration batches, float32, on the model's device."""
+    """Means over the real tokens of the calibration batches, float64, on the model's device."""
 
     input_mean: Tensor
     """(d,)."""
@@ -41,20 +42,16 @@ class LayerMoments:
         return LayerMoments(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def input_covariance(self) -> Tensor:
-        """(d, d), float64."""
-        mean = self.input_mean.double()
-        return self.input_second.double() - torch.outer(mean, mean)
+        """(d, d)."""
+        return self.input_second - torch.outer(self.input_mean, self.input_mean)
 
     def cross_covariance(self) -> Tensor:
-        """(d, f), float64."""
-        return self.cross.double() - torch.outer(
-            self.input_mean.double(), self.activation_mean.double()
-        )
+        """(d, f)."""
+        return self.cross - torch.outer(self.input_mean, self.activation_mean)
 
     def activation_variance(self) -> Tensor:
-        """(f,), not below 0, float64."""
-        square = self.activation_mean.double().square()
-        return (self.activation_square.double() - square).clamp_min(0)
+        """(f,), not below 0."""
+        return (self.activation_square - self.activation_mean.square()).clamp_min(0)
 
 
 Calibration = Mapping[str, LayerMoments]
@@ -76,12 +73,18 @@ class _Sums:
         a = self.block.activations(x)
         x, a = x.double(), a.double()
         new = [x.sum(0), x.T @ x, a.sum(0), a.square().sum(0), x.T @ a]
-        old = self.sums or [torch.zeros_like(more) for more in new]
-        self.sums = [total + more for total, more in zip(old, new, strict=True)]
+        self.sums = self.sums or [torch.zeros_like(more) for more in new]
+        for total, more in zip(self.sums, new, strict=True):
+            total.add_(more)
         self.tokens += len(x)
 
     def moments(self) -> LayerMoments:
-        return LayerMoments(*((total / self.tokens).float() for total in self.sums))
+        """Of the batches of all ranks, where there are several."""
+        count = torch.tensor(float(self.tokens), dtype=torch.float64, device=self.sums[0].device)
+        if dist.is_available() and dist.is_initialized():
+            for total in (count, *self.sums):
+                dist.all_reduce(total)
+        return LayerMoments(*(total / count for total in self.sums))
 
 
 @torch.no_grad()
@@ -91,6 +94,8 @@ def calibrate(
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Calibration:
     """Run the model, dense and in evaluation mode, over `batches`; → moments by layer.
+
+    Under `torch.distributed` every rank calls it, on batches of its own, and all get the same moments.
 
     Args:
         model: not sparse yet; left in the mode it was in.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparselora.sparse.calibration import LayerMoments
+from sparselora.sparse.lowrank import eigh
 
 RIDGE = 1e-6
 """Added to the covariance of the inputs, relative to its mean diagonal."""
@@ -32,6 +33,12 @@ class Correction(NamedTuple):
     up: Tensor | None = None
     """(r, d)."""
 
+    def to(self, device: torch.device) -> "Correction":
+        """The same on another device."""
+        down = None if self.down is None else self.down.to(device)
+        up = None if self.up is None else self.up.to(device)
+        return Correction(self.shift.to(device), down, up)
+
 
 def reduced_rank(covariance: Tensor, cross_covariance: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The map of rank r that is nearest, in mean square, to y as a linear function of x, both centred.
@@ -44,16 +51,24 @@ def reduced_rank(covariance: Tensor, cross_covariance: Tensor, rank: int) -> tup
     Returns:
         (d, r) and (r, m), whose product is the map.
     """
-    d = covariance.shape[0]
-    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
-    eye = torch.eye(d, dtype=covariance.dtype, device=covariance.device)
-    factor = torch.linalg.cholesky(covariance + ridge * eye)
+    factor = _factor(covariance)
     # In whitened coordinates the best map of rank r is the regression projected on its r leading
     # left singular vectors.
     whitened = torch.linalg.solve_triangular(factor, cross_covariance, upper=False)
-    leading = torch.linalg.eigh(whitened @ whitened.T).eigenvectors[:, -rank:]
+    leading = eigh(whitened @ whitened.T)[1][:, -rank:]
     down = torch.linalg.solve_triangular(factor.T, leading, upper=True)
     return down, leading.T @ whitened
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """Cholesky's, of the covariance and a ridge: inputs behind a LayerNorm have a null direction."""
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    ridge = RIDGE * float(covariance.diagonal().mean().clamp_min(1e-30))
+    while True:
+        factor, info = torch.linalg.cholesky_ex(covariance + ridge * eye)
+        if int(info) == 0:
+            return factor
+        ridge *= 10
 
 
 @dataclass(eq=False)
@@ -87,17 +102,21 @@ class Compensation:
 
     def correction(self, indices: Tensor, rows: Tensor) -> Correction:
         """For the kept channels (k,), with their rows of lin2ᵀ, (k, d): 2·k·d·(1 + r) FLOPs."""
-        shift = self.all_shift - self.intercepts.index_select(0, indices) @ rows
-        if self.down is None or self.up is None or self.all_up is None:
-            return Correction(shift)
-        up = self.all_up - self.up.index_select(1, indices) @ rows
+        # Differences of large sums, so in float32 at least, whatever the step computes in.
+        with torch.autocast(rows.device.type, enabled=False):
+            rows = rows.to(self.intercepts.dtype)
+            shift = self.all_shift - self.intercepts.index_select(0, indices) @ rows
+            if self.down is None or self.up is None or self.all_up is None:
+                return Correction(shift)
+            up = self.all_up - self.up.index_select(1, indices) @ rows
         return Correction(shift, self.down, up)
 
 
 def mean_compensation(moments: LayerMoments, lin2: Tensor) -> Compensation:
     """Each channel by its mean over the calibration batches; `lin2` is (d, f)."""
-    mean = moments.activation_mean.to(lin2.dtype)
-    return Compensation(mean, lin2 @ mean)
+    mean = moments.activation_mean
+    dtype = torch.promote_types(lin2.dtype, torch.float32)
+    return Compensation(mean.to(dtype), (lin2.double() @ mean).to(dtype))
 
 
 def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Compensation:
@@ -106,14 +125,10 @@ def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Comp
     norms = wide.norm(dim=0).clamp_min(1e-12)
     down, up = reduced_rank(moments.input_covariance(), moments.cross_covariance() * norms, rank)
     up = up / norms
-    intercepts = moments.activation_mean.double() - (moments.input_mean.double() @ down) @ up
-    return Compensation(
-        intercepts.to(lin2.dtype),
-        (wide @ intercepts).to(lin2.dtype),
-        down.to(lin2.dtype),
-        up.to(lin2.dtype),
-        (up @ wide.T).to(lin2.dtype),
-    )
+    intercepts = moments.activation_mean - (moments.input_mean @ down) @ up
+    dtype = torch.promote_types(lin2.dtype, torch.float32)
+    parts = (intercepts, wide @ intercepts, down, up, up @ wide.T)
+    return Compensation(*(part.to(dtype) for part in parts))
 
 
 def fixed_correction(moments: LayerMoments, lin2: Tensor, kept: Tensor, rank: int) -> Correction:
@@ -123,6 +138,6 @@ def fixed_correction(moments: LayerMoments, lin2: Tensor, kept: Tensor, rank: in
     columns = lin2[:, out].double()  # (d, |L|)
     cross = moments.cross_covariance()[:, out] @ columns.T
     down, up = reduced_rank(moments.input_covariance(), cross, rank)
-    shift = columns @ moments.activation_mean[out].double()
-    shift = shift - (moments.input_mean.double() @ down) @ up
-    return Correction(shift.to(lin2.dtype), down.to(lin2.dtype), up.to(lin2.dtype))
+    shift = columns @ moments.activation_mean[out] - (moments.input_mean @ down) @ up
+    dtype = torch.promote_types(lin2.dtype, torch.float32)
+    return Correction(shift.to(dtype), down.to(dtype), up.to(dtype))

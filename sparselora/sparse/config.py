@@ -107,13 +107,13 @@ class SparsityConfig:
     layer_sparsity: Mapping[str, float] = field(default_factory=dict)
     """Layer pattern → sparsity, for the layers that differ."""
     rule: str = "uniform"
-    """How layers that no pattern names are filled: uniform, ramp, explicit."""
+    """How layers that no pattern names are filled: uniform, ramp, explicit, calibrated."""
     svd_rank: int | None = 8
     """Rank of the estimate of lin1, from 1 to min(hidden_size, intermediate_size)."""
     estimator: str = "svd"
     """What scores the channels: a name of `ESTIMATORS`."""
     estimator_tokens: int | None = 128
-    """How many tokens of a batch are scored, evenly spaced over the real ones; None scores all."""
+    """How many tokens of a batch are scored, see `sample_tokens`; None scores all."""
     estimator_weighted: bool = False
     """Whether a channel's score is multiplied by the norm of its column of lin2."""
     estimator_every: int = 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.allocation import LEVELS, allocate
-from sparselora.schedule import get_layer_sparsity_ratio, kept_channels
+from sparselora.schedule import get_layer_sparsity_ratio, kept_channels, layer_sparsities
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
@@ -37,7 +37,7 @@ def error_curves(
     Returns:
         A row a layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
     """
-    probe = replace(config, rule="uniform", layer_sparsity={}, ffn_sparsity=0.5)
+    probe = replace(config, rule="uniform", layer_sparsity={}, ffn_sparsity=0.5, estimator_every=1)
     handle = sparsify(model, probe, calibration)
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -50,7 +50,8 @@ def error_curves(
     try:
         for batch in batches:
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-            real = inputs["attention_mask"] != 0
+            ids = next(iter(inputs.values()))
+            real = inputs.get("attention_mask", torch.ones(ids.shape[:2], device=device)) != 0
             with context():
                 dense = backbone(**inputs)[0][real]
             total += float(dense.double().square().sum())
@@ -74,6 +75,8 @@ def error_curves(
 
 def calibrated_sparsities(config: SparsityConfig, curves: Sequence[Sequence[float]]) -> list[float]:
     """The sparsity of each layer: as `layer_sparsity` names it, or else by the curves."""
+    # Refuses patterns that name no layer, or two that name one.
+    layer_sparsities("calibrated", len(curves), config.ffn_sparsity, config.layer_sparsity)
     names = [f"layer.{index}" for index in range(len(curves))]
     fixed = {
         index: get_layer_sparsity_ratio(name, config.layer_sparsity, -1.0)

@@ -98,7 +98,7 @@ class FastLoraLinear(LoraLinear):
 
     def _is_plain(self, x: Tensor) -> bool:
         base, active = self.base_layer, self.active_adapters
-        if self.disable_adapters or self.merged or len(active) != 1 or not torch.is_grad_enabled():
+        if self.disable_adapters or self.merged or len(active) != 1 or not self.training:
             return False
         name = active[0]
         if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:

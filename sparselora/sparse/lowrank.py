@@ -49,8 +49,7 @@ class SVDSparsityEstimator(nn.Module):
             whitened = wide @ root
             leading = _leading(whitened.T @ whitened, rank)
             down, up = leading.T @ inverse, whitened @ leading
-            mean = moments.input_mean.double()
-            left_out = wide @ mean - up @ (down @ mean)
+            left_out = wide @ moments.input_mean - up @ (down @ moments.input_mean)
             offset = left_out if offset is None else offset + left_out
         self.register_buffer("down", down.to(weight.dtype).contiguous())
         self.register_buffer("up", up.to(weight.dtype).contiguous())
@@ -66,17 +65,17 @@ class SVDSparsityEstimator(nn.Module):
 
 def _leading(gram: Tensor, rank: int) -> Tensor:
     """The eigenvectors of the `rank` largest eigenvalues, (d, r), largest first."""
-    return _eigh(gram)[1][:, -rank:].flip(1)
+    return eigh(gram)[1][:, -rank:].flip(1)
 
 
 def _roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """C^½ and C^-½; directions in which the inputs hardly vary count as the faintest that count."""
-    values, vectors = _eigh(covariance)
+    values, vectors = eigh(covariance)
     values = values.clamp_min(1e-6 * values[-1]).clamp_min(1e-30).sqrt()
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
-def _eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending, and eigenvectors.
 
     On a CPU with one thread: LAPACK's threads wait for each other at every step, which beside another

@@ -9,7 +9,7 @@ for, so names, state dict and optimizer see no difference. No class is touched.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -155,21 +155,21 @@ class SparsityHandle:
     def _set_share(self, share: float) -> None:
         if self._removed:
             raise RuntimeError("this model was taken back by remove(); call sparsify() again")
-        self.state.enabled, self.state.share = share > 0.0, share
+        self.state.switch(share)
 
     def disable(self) -> None:
         """Training steps are dense from now on."""
-        self.state.enabled = False
+        self.state.switch(0.0)
 
     @contextmanager
     def dense(self) -> Iterator[None]:
         """Dense inside, as before outside, whatever happens in between."""
-        before = self.state.enabled
+        before = self.state.enabled, self.state.share
         self.state.enabled = False
         try:
             yield
         finally:
-            self.state.enabled = before
+            self.state.enabled, self.state.share = before
 
     def report(self) -> list[LayerReport]:
         """A row a layer, dense ones too, in order."""
@@ -236,8 +236,8 @@ def sparsify(
 
     Raises:
         UserError: unknown architecture, a rank or a layer pattern that does not fit the model, FFN
-            weights that train or that carry an adapter, a model that is sparse already, calibration
-            that is needed and not given.
+            weights that train or carry more than plain LoRA, a model that is sparse already,
+            calibration that is needed and not given, or that is another model's.
     """
     hooks = get_backbone(model)._forward_pre_hooks.values()
     if any(isinstance(hook, NoteBatch) for hook in hooks):
@@ -280,5 +280,10 @@ def _moments(
     if not isinstance(calibration, Mapping):
         return calibrate(model, calibration)
     if isinstance(next(iter(calibration.values())), LayerMoments):
+        for block in find_blocks(model):
+            moments: Any = calibration.get(block.name)
+            shape = (block.hidden_size, block.intermediate_size)
+            if moments is None or tuple(moments.cross.shape) != shape:
+                raise UserError(f"calibration: is another model's; {block.name} is {shape} here")
         return calibration  # type: ignore[return-value]
     return calibrate(model, [calibration])  # type: ignore[list-item]

@@ -40,8 +40,8 @@ class Slice:
         correction = self.correction
         if correction is not None and correction.down is not None:
             assert correction.up is not None
-            correction = Correction(
-                correction.shift, correction.down.to(dtype), correction.up.to(dtype)
+            correction = correction._replace(
+                down=correction.down.to(dtype), up=correction.up.to(dtype)
             )
         gate = None if self.gate is None else self.gate.to(dtype)
         return Slice(self.indices, self.lin1.to(dtype), self.lin2.to(dtype), gate, correction)
@@ -75,18 +75,18 @@ class SparseFFN:
         self._calls = torch.zeros((), dtype=torch.int64)
         self._channels = torch.zeros((), dtype=torch.int64)
         self.estimator: nn.Module = build_estimator(block, config, moments)
-        self._moments = moments if config.kind.fixed else None
         self._compensation = self._fit_compensation(moments)
         # What is kept from call to call is gathered once; what serves one batch is let go with it.
         self._keeps_slice = config.kind.fixed or config.estimator_every > 1
         self._slice: Slice | None = None
         self._chosen: Tensor | None = None
         self._expires = 0
-        """The first call of the model, by its number, that chooses anew."""
+        """The first sparse call of the model, by its number, that chooses anew."""
+        self._fixed = self._fit_fixed(moments)
 
     @property
     def calls(self) -> int:
-        """How many sparse forward passes there were."""
+        """How many sparse forward passes there were, recomputed ones included."""
         return int(self._calls)
 
     @property
@@ -121,9 +121,10 @@ class SparseFFN:
         if count is None and self.config.estimator_every > 1:
             raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
         holds = self.config.kind.fixed or (count is not None and count < self._expires)
-        if self._chosen is not None and holds and len(self._chosen) == kept:
-            return self._chosen
         device, mask = hidden_states.device, self.state.attention_mask
+        there = self._chosen
+        if there is not None and holds and len(there) == kept and there.device == device:
+            return there
         if any(buffer.device != device for buffer in self.estimator.buffers()):
             self.estimator.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
@@ -222,26 +223,37 @@ class SparseFFN:
         return weights
 
     def _correction(self, indices: Tensor, lin2: Tensor) -> Correction | None:
-        if self._compensation is not None:
-            return self._compensation.to(indices.device).correction(indices, lin2)
-        if self.config.compensation == "none":
+        if self._fixed is not None and len(indices) == self.kept:
+            if self._fixed.shift.device != indices.device:
+                self._fixed = self._fixed.to(indices.device)
+            return self._fixed
+        if self._compensation is None:
             return None
-        assert self._moments is not None
-        return fixed_correction(
-            self._moments.to(indices.device),
-            self.block.lin2.weight,
-            indices,
-            self.config.compensation_rank,
-        )
+        if self._compensation.intercepts.device != indices.device:
+            self._compensation = self._compensation.to(indices.device)
+        return self._compensation.correction(indices, lin2)
 
     def _fit_compensation(self, moments: LayerMoments | None) -> Compensation | None:
         kind, lin2 = self.config.compensation, self.block.lin2.weight.detach()
-        if kind == "none" or (kind == "lowrank" and self.config.kind.fixed):
+        if kind == "none":
             return None
         assert moments is not None
         if kind == "mean":
             return mean_compensation(moments, lin2)
+        if self.config.kind.fixed and not self.config.sparse_rampup_ratio:
+            return None  # `_fixed` is all there is to it
         return lowrank_compensation(moments, lin2, self.config.compensation_rank)
+
+    @torch.no_grad()
+    def _fit_fixed(self, moments: LayerMoments | None) -> Correction | None:
+        """The map for the one choice of a fixed estimator: fitted here, not in its first step."""
+        if self.config.compensation != "lowrank" or not self.config.kind.fixed:
+            return None
+        assert moments is not None
+        lin2 = self.block.lin2.weight.detach()
+        scores = self.estimator(lin2.new_empty(0, self.block.hidden_size), None)
+        kept = select_ffn_channels(scores, self.kept)
+        return fixed_correction(moments, lin2, kept, self.config.compensation_rank)
 
 
 def _adapted(linear: LinearMap, x: Tensor, indices: Tensor) -> Tensor | float:

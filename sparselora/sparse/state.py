@@ -16,13 +16,21 @@ class SparsityState:
         """Of the way from dense to the sparsity asked for: below 1 while sparsity ramps up."""
         self.attention_mask: Tensor | None = None
         self.forward_count: int | None = None
-        """Which call of the backbone is running; None where it was never called, or is compiled."""
+        """Which sparse training call of the backbone is running; None before the first, or where it is
+        compiled. Dense steps and evaluation do not count, so that all ranks of a group count alike."""
         self._unmatched_forwards = 0
         self._backward_task = -1
 
-    def begin_forward(self, attention_mask: Tensor | None) -> None:
+    def switch(self, share: float) -> None:
+        """Dense from now on where `share` is 0; what ran before is none of the next backward's."""
+        self.enabled, self.share = share > 0.0, share
+        self._unmatched_forwards = 0
+
+    def begin_forward(self, attention_mask: Tensor | None, training: bool = True) -> None:
         """Note a call of the backbone; its mask is None where it is not one of padding."""
         self.attention_mask = attention_mask
+        if not (self.enabled and training):
+            return
         if torch.compiler.is_compiling():
             self.forward_count = None
             return
@@ -67,4 +75,4 @@ class NoteBatch:
         self.state = state
 
     def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.state.begin_forward(padding_mask(backbone, args, kwargs))
+        self.state.begin_forward(padding_mask(backbone, args, kwargs), backbone.training)

@@ -33,13 +33,13 @@ def test_moments_are_those_of_the_real_tokens(model_type: str) -> None:
                 for states, batch in zip(inputs, batches, strict=True)
             ]
         )
-        a = block.activations(x)
+        x, a = x.double(), block.activations(x).double()
         got = moments[block.name]
         torch.testing.assert_close(got.input_mean, x.mean(0))
         torch.testing.assert_close(got.activation_mean, a.mean(0))
         torch.testing.assert_close(got.activation_square, a.square().mean(0))
         torch.testing.assert_close(got.cross, x.T @ a / len(x))
-        covariance = torch.cov(x.double().T, correction=0)
+        covariance = torch.cov(x.T, correction=0)
         torch.testing.assert_close(got.input_covariance(), covariance, atol=1e-5, rtol=1e-4)
 
 

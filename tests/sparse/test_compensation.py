@@ -15,7 +15,7 @@ from sparselora.sparse.compensation import reduced_rank
 from sparselora.sparse.sparse_ffn import SparseFFN
 from sparselora.sparse.state import SparsityState
 from tests.conftest import tiny_batch, tiny_model
-from tests.sparse.test_ffn import gradients
+from tests.sparse.test_ffn import gradients, with_lora_on_the_ffn
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None)
 
@@ -163,6 +163,40 @@ def test_remove_and_evaluation_with_compensation(estimator: str) -> None:
     handle.remove()
     again = gradients(model.train(), tiny_batch())
     assert all(torch.equal(again[name], dense[name]) for name in dense)
+
+
+@pytest.mark.parametrize("estimator", ["static", "whitened"])
+def test_compensation_under_bf16_stays_near_float32(estimator: str) -> None:
+    config = replace(
+        CONFIG,
+        estimator=estimator,
+        compensation="lowrank",
+        compensation_rank=4,
+        estimator_tokens=None,
+    )
+    results = []
+    for enabled in (False, True):
+        model = tiny_model("bert")
+        handle = sparsify(model, config, calibration=tiny_batch())
+        for ffn in handle.sparse_blocks.values():  # the same channels in both
+            ffn._chosen, ffn._expires = torch.arange(0, 30, 2), 10**9
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            results.append(gradients(model, tiny_batch()))
+    for name, exact in results[0].items():
+        gap = (results[1][name].float() - exact).abs().max() / (exact.abs().max() + 1e-6)
+        assert gap < 0.06, name
+
+
+def test_a_bf16_model_with_lora_on_the_ffn_calibrates() -> None:
+    # PEFT keeps the adapters of a bfloat16 model in float32.
+    model = with_lora_on_the_ffn("llama")
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        handle = sparsify(model, replace(CONFIG, estimator="static"), calibration=tiny_batch())
+        gradients(model, tiny_batch())
+    assert handle.sparse_blocks["layer.0"].calls == 1
 
 
 def test_rank_over_hidden_size() -> None:

@@ -12,14 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 from sparselora import SparsityConfig, sparsify
 from tests.conftest import tiny_batch, tiny_model
 
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None)
+CONFIGS = {
+    "svd": SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None),
+    "static": SparsityConfig(
+        estimator="static", ffn_sparsity=0.6, compensation="lowrank", compensation_rank=3
+    ),
+}
 Gradients = tuple[list[list[int]], dict[str, torch.Tensor]]
 
 
-def step(batch: dict[str, torch.Tensor], distributed: bool) -> Gradients:
-    """Channels by layer and gradients after one sparse step."""
+def step(name: str, batch: dict[str, torch.Tensor], distributed: bool) -> Gradients:
+    """Channels by layer and gradients after one sparse step, calibrated on that very batch."""
     model = tiny_model("bert").double()
-    handle = sparsify(model, CONFIG)
+    handle = sparsify(model, CONFIGS[name], calibration=batch)
     trained = DistributedDataParallel(model) if distributed else model
     trained(**batch).loss.backward()
     chosen = [ffn.chosen.tolist() for ffn in handle._sparse.values()]
@@ -32,7 +37,8 @@ def worker(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     batch = {name: tensor[rank * 4 : rank * 4 + 4] for name, tensor in tiny_batch(8).items()}
-    torch.save(step(batch, distributed=True), f"{folder}/{rank}.pt")
+    for name in CONFIGS:
+        torch.save(step(name, batch, distributed=True), f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -41,16 +47,19 @@ def test_all_ranks_choose_alike_and_gradients_are_those_of_the_joined_batch(tmp_
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
-    chosen, expected = step(tiny_batch(8), distributed=False)
-    for rank in range(2):
-        there, gradients = torch.load(tmp_path / f"{rank}.pt")
-        assert there == chosen
-        assert gradients.keys() == expected.keys()
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, expected[name], msg=name)
+    for config in CONFIGS:
+        chosen, expected = step(config, tiny_batch(8), distributed=False)
+        for rank in range(2):
+            there, gradients = torch.load(tmp_path / f"{config}-{rank}.pt")
+            assert there == chosen
+            assert gradients.keys() == expected.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(gradient, expected[name], msg=name)
     # Alone, the halves would have chosen otherwise: the reduction is what makes them agree.
     halves = [
-        step({name: tensor[part] for name, tensor in tiny_batch(8).items()}, distributed=False)[0]
+        step(
+            "svd", {name: tensor[part] for name, tensor in tiny_batch(8).items()}, distributed=False
+        )[0]
         for part in (slice(4), slice(4, 8))
     ]
     assert halves[0] != halves[1]

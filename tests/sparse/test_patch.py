@@ -10,6 +10,7 @@ from sparselora import SparsityConfig, sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
+from sparselora.sparse.calibration import calibrate
 from tests.conftest import tiny_batch, tiny_config, tiny_model
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
@@ -220,6 +221,46 @@ def test_checkpointing_refuses_two_forwards_before_one_backward() -> None:
     loss = model(**one).loss + model(**two).loss
     with pytest.raises(RuntimeError, match="2 forward calls before one backward"):
         loss.backward()
+
+
+def test_checkpointing_after_a_dense_start() -> None:
+    # Dense forward passes were counted as ones that a backward pass was still due for.
+    model = tiny_model("bert", dropout=0.1)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=0.5)
+    handle = sparsify(model, config)
+    for step in range(1, 9):
+        share = handle.set_step(step, 8)
+        model(**tiny_batch()).loss.backward()
+        assert share == float(step > 4)
+    assert handle.sparse_blocks["layer.0"].calls > 0
+
+
+def test_evaluation_in_between_does_not_shift_a_kept_choice() -> None:
+    # Ranks that evaluate would have chosen anew at another step than those that do not.
+    choices = []
+    for evaluates in (False, True):
+        model = tiny_model("bert")
+        handle = sparsify(
+            model, SparsityConfig(estimator="random", ffn_sparsity=0.6, estimator_every=3)
+        )
+        chosen = []
+        for _ in range(7):
+            model.train()
+            model(**tiny_batch())
+            chosen.append(handle.sparse_blocks["layer.0"].chosen.tolist())
+            if evaluates:
+                model.eval()
+                model(**tiny_batch())
+        choices.append(chosen)
+    assert choices[0] == choices[1]
+
+
+def test_calibration_of_another_model() -> None:
+    moments = calibrate(tiny_model("bert"), [tiny_batch()])
+    other = tiny_model("bert", intermediate_size=41)
+    with pytest.raises(UserError, match=r"another model's; layer.0 is \(24, 41\)"):
+        sparsify(other, SparsityConfig(estimator="static"), moments)
 
 
 def test_not_a_transformers_model() -> None:
