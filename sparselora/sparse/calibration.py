@@ -126,8 +126,14 @@ def calibrate(
     model.eval()
     try:
         for batch in batches:
-            with context():
-                model(**{name: value.to(device) for name, value in batch.items()})
+            inputs = {name: value.to(device) for name, value in batch.items()}
+            try:
+                with context():
+                    model(**inputs)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"calibration: the model cannot be called with {sorted(inputs)} ({error})"
+                ) from error
     finally:
         for hook in hooks:
             hook.remove()

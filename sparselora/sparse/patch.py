@@ -40,6 +40,11 @@ class StandIn(nn.Module):
     def active(self) -> bool:
         """Sparse only while switched on and training: evaluation is always dense."""
         sparse = self._sparse[0]
+        if sparse.state.enabled and getattr(self, "_is_replica", False):
+            raise UserError(
+                "model: sparse blocks cannot run under nn.DataParallel, whose replicas share them; "
+                "start one process a device with torchrun (DistributedDataParallel)"
+            )
         return sparse.training and sparse.state.enabled
 
     def train(self, mode: bool = True) -> Self:

@@ -80,6 +80,8 @@ def test_calibration_that_is_needed_and_missing() -> None:
             sparsify(tiny_model("bert"), config)
         with pytest.raises(UserError, match="at least one batch"):
             calibrate(tiny_model("bert"), [])
+    with pytest.raises(UserError, match=r"cannot be called with \['pixels'\]"):
+        calibrate(tiny_model("bert"), [{"pixels": torch.zeros(2, 3)}])
     sparsify(tiny_model("bert"), SparsityConfig(estimator="static"), calibration=tiny_batch())
     sparsify(tiny_model("bert"), SparsityConfig(estimator="static"), calibration=[tiny_batch()])
 

@@ -256,6 +256,16 @@ def test_evaluation_in_between_does_not_shift_a_kept_choice() -> None:
     assert choices[0] == choices[1]
 
 
+def test_replicas_of_data_parallel_are_refused() -> None:
+    # They share one state and the first device's weights.
+    model = tiny_model("bert")
+    sparsify(model, CONFIG)
+    lin2 = model.get_base_model().bert.encoder.layer[0].output.dense
+    replica = lin2._replicate_for_data_parallel()
+    with pytest.raises(UserError, match="torchrun"):
+        replica(torch.zeros(1, 24))
+
+
 def test_calibration_of_another_model() -> None:
     moments = calibrate(tiny_model("bert"), [tiny_batch()])
     other = tiny_model("bert", intermediate_size=41)
