@@ -153,7 +153,7 @@ class MeasureConfig:
     """Evaluate the best adapter on the test split too."""
     timing: Timing = Timing.after
     """When the run's setting is timed against stock PEFT LoRA, interleaved, on copies."""
-    min_rounds: int = 15
+    min_rounds: int = 8
     """Of interleaved timing; a round is two steps of stock, one of our dense path and two of ours."""
     max_rounds: int = 400
     seconds: float = 30.0

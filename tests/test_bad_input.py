@@ -76,7 +76,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         ),
         (
             ["measure.timing=after", "measure.max_rounds=3"],
-            ["measure.max_rounds=3", "min_rounds, which is 15"],
+            ["measure.max_rounds=3", "min_rounds, which is 8"],
         ),
         (["measure.seconds=3"], ["measure.seconds=3", "measure.timing is none"]),
         (["measure.eval_every=50"], ["measure.eval_every=50", "the run has 10 steps"]),
