@@ -144,19 +144,16 @@ def main() -> None:
 
 def summary(path: Path) -> str:
     """A line an arm: mean, difference to dense paired by seed, 95 % interval over films and seeds."""
-    from sparselora.data import load_data
-    from sparselora.schema import DataConfig
+    from hydra import compose, initialize_config_dir
 
-    films = load_data(
-        DataConfig(
-            name="critics",
-            path="asset:critics",
-            label_column="category",
-            group_column="movie_name",
-            labels=["rotten", "fresh"],
-            drop_duplicates=True,
-        )
-    ).splits["validation"]
+    from sparselora import hydra_setup
+    from sparselora.config import parse_config
+    from sparselora.data import load_data
+    from sparselora.paths import CONF
+
+    hydra_setup.install()
+    with initialize_config_dir(str(CONF)):
+        films = load_data(parse_config(compose("config")).data).splits["validation"]
     groups = pd.factorize(pd.Series(films.groups))[0]
     table = pd.read_csv(path)
     answers = {

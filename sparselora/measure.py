@@ -31,6 +31,11 @@ SCHEDULE_STEPS = 1_000_000
 """Length of the arms' learning-rate schedule: no arm comes to its end."""
 
 
+def fast_arm(sparsity: SparsityConfig | None) -> str:
+    """What the speed-up is of."""
+    return OWN if sparsity is None else SPARSE
+
+
 class Arms:
     """The models that are timed against each other.
 
@@ -62,8 +67,7 @@ class Arms:
         steppers = {
             name: Stepper(arm, train, SCHEDULE_STEPS, device) for name, arm in self.models.items()
         }
-        self.fast = OWN if sparsity is None else SPARSE
-        self.names = list(dict.fromkeys([STOCK, AGAIN, OWN, self.fast, FAST_AGAIN]))
+        self.names = list(dict.fromkeys([STOCK, AGAIN, OWN, fast_arm(sparsity), FAST_AGAIN]))
         self._stepper_of = {
             name: steppers[STOCK if name in (STOCK, AGAIN) else OWN] for name in self.names
         }
@@ -114,7 +118,7 @@ def measure(
         sparse, `aa_speedup` stock over itself; `stable` is whether that one holds 1.0 and is no wider
         than three times `measure.interval_width`.
     """
-    fast = OWN if sparsity is None else SPARSE
+    fast = fast_arm(sparsity)
 
     def watched(times: Mapping[str, list[float]]) -> float:
         return _speedup(times, fast).width

@@ -48,6 +48,29 @@ def get_layer_sparsity_ratio(
     return layer_sparsity[patterns[0]] if patterns else default
 
 
+def named_layers(
+    rule: str, num_layers: int, layer_sparsity: Mapping[str, float]
+) -> dict[int, float]:
+    """Index of each layer that a pattern names → its sparsity.
+
+    Raises:
+        UserError: a pattern names no layer, or two name the same one.
+    """
+    names = [f"layer.{index}" for index in range(num_layers)]
+    for pattern in layer_sparsity:
+        if not any(names_layer(pattern, name) for name in names):
+            raise UserError(
+                f"layer_sparsity={{{pattern}: {layer_sparsity[pattern]:g}}}: matches no layer of "
+                f"this model, which has {_layer_range(num_layers)}"
+                + ("; schedule=ramp fits any number of layers" if rule == "explicit" else "")
+            )
+    found = {
+        index: get_layer_sparsity_ratio(name, layer_sparsity, math.nan)
+        for index, name in enumerate(names)
+    }
+    return {index: sparsity for index, sparsity in found.items() if not math.isnan(sparsity)}
+
+
 def layer_sparsities(
     rule: str, num_layers: int, ffn_sparsity: float, layer_sparsity: Mapping[str, float]
 ) -> list[float]:
@@ -63,18 +86,7 @@ def layer_sparsities(
             the fixed layers make the mean impossible.
     """
     names = [f"layer.{index}" for index in range(num_layers)]
-    for pattern in layer_sparsity:
-        if not any(names_layer(pattern, name) for name in names):
-            raise UserError(
-                f"layer_sparsity={{{pattern}: {layer_sparsity[pattern]:g}}}: matches no layer of "
-                f"this model, which has {_layer_range(num_layers)}"
-                + ("; schedule=ramp fits any number of layers" if rule == "explicit" else "")
-            )
-    fixed = {
-        index: get_layer_sparsity_ratio(name, layer_sparsity, math.nan)
-        for index, name in enumerate(names)
-    }
-    fixed = {index: sparsity for index, sparsity in fixed.items() if not math.isnan(sparsity)}
+    fixed = named_layers(rule, num_layers, layer_sparsity)
     if rule == "explicit" and len(fixed) < num_layers:
         missing = next(name for index, name in enumerate(names) if index not in fixed)
         raise UserError(

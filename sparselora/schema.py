@@ -217,12 +217,7 @@ class RunConfig:
 
     def phases(self, total_steps: int) -> Phases:
         """Which steps of a run that is not plain LoRA are dense."""
-        return Phases.of_ratios(
-            total_steps,
-            self.sparse_warmup_ratio,
-            self.sparse_rampup_ratio,
-            self.sparse_cooldown_ratio,
-        )
+        return self.sparsity.phases(total_steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, enums by name: what records hold."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sparselora.errors import UserError
-from sparselora.schedule import RULES
+from sparselora.schedule import RULES, Phases
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,15 @@ class SparsityConfig:
         """Whether `sparsify` has to be given calibration batches."""
         return (
             self.kind.needs_calibration or self.compensation != "none" or self.rule == "calibrated"
+        )
+
+    def phases(self, total_steps: int) -> Phases:
+        """Which steps of a run are dense, and how far sparsity has risen in the others."""
+        return Phases.of_ratios(
+            total_steps,
+            self.sparse_warmup_ratio,
+            self.sparse_rampup_ratio,
+            self.sparse_cooldown_ratio,
         )
 
     def check_rank(self, hidden_size: int, intermediate_size: int) -> None:

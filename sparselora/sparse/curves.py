@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.allocation import LEVELS, allocate
-from sparselora.schedule import get_layer_sparsity_ratio, kept_channels, layer_sparsities
+from sparselora.schedule import kept_channels, named_layers
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
@@ -75,14 +75,7 @@ def error_curves(
 
 def calibrated_sparsities(config: SparsityConfig, curves: Sequence[Sequence[float]]) -> list[float]:
     """The sparsity of each layer: as `layer_sparsity` names it, or else by the curves."""
-    # Refuses patterns that name no layer, or two that name one.
-    layer_sparsities("calibrated", len(curves), config.ffn_sparsity, config.layer_sparsity)
-    names = [f"layer.{index}" for index in range(len(curves))]
-    fixed = {
-        index: get_layer_sparsity_ratio(name, config.layer_sparsity, -1.0)
-        for index, name in enumerate(names)
-    }
-    fixed = {index: value for index, value in fixed.items() if value >= 0.0}
+    fixed = named_layers(config.rule, len(curves), config.layer_sparsity)
     return allocate(curves, config.ffn_sparsity, fixed)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
-from sparselora.schedule import Phases, kept_channels, layer_sparsities
+from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_backbone
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
@@ -146,14 +146,7 @@ class SparsityHandle:
         Returns:
             0 where the step is dense, 1 at the full sparsity, between the two while it rises.
         """
-        config = self.config
-        phases = Phases.of_ratios(
-            total_steps,
-            config.sparse_warmup_ratio,
-            config.sparse_rampup_ratio,
-            config.sparse_cooldown_ratio,
-        )
-        share = phases.share(step)
+        share = self.config.phases(total_steps).share(step)
         self._set_share(share)
         return share
 

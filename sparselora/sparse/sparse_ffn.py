@@ -83,6 +83,7 @@ class SparseFFN:
         self._expires = 0
         """The first sparse call of the model, by its number, that chooses anew."""
         self._fixed = self._fit_fixed(moments)
+        self._fixed_kept = kept
 
     @property
     def calls(self) -> int:
@@ -223,7 +224,7 @@ class SparseFFN:
         return weights
 
     def _correction(self, indices: Tensor, lin2: Tensor) -> Correction | None:
-        if self._fixed is not None and len(indices) == self.kept:
+        if self._fixed is not None and len(indices) == self._fixed_kept:
             if self._fixed.shift.device != indices.device:
                 self._fixed = self._fixed.to(indices.device)
             return self._fixed
@@ -240,8 +241,6 @@ class SparseFFN:
         assert moments is not None
         if kind == "mean":
             return mean_compensation(moments, lin2)
-        if self.config.kind.fixed and not self.config.sparse_rampup_ratio:
-            return None  # `_fixed` is all there is to it
         return lowrank_compensation(moments, lin2, self.config.compensation_rank)
 
     @torch.no_grad()

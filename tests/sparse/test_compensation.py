@@ -86,6 +86,19 @@ def test_it_adds_what_its_model_of_the_left_out_says(model_type: str, estimator:
         assert gaps["lowrank"] < gaps["mean"] < gaps["none"] * 1.05
 
 
+def test_another_width_than_the_fitted_one_has_its_own_correction() -> None:
+    # `error_curves` changes the width of a fixed choice: it got the map fitted for the first one.
+    block, moments, x = calibrated_block("bert")
+    config = replace(CONFIG, estimator="static", compensation="lowrank", compensation_rank=6)
+    dense = block.lin2(block.activations(x))
+    ffn = SparseFFN(block, config, 5, SparsityState(), moments)
+    ffn.kept = 30
+    bare = SparseFFN(block, replace(config, compensation="mean"), 30, SparsityState(), moments)
+    gaps = [float((each.forward(x) - dense).norm()) for each in (ffn, bare)]
+    assert torch.equal(ffn.chosen, bare.chosen)
+    assert gaps[0] < gaps[1]
+
+
 @pytest.mark.parametrize("estimator", ["static", "whitened"])
 def test_gradients_with_compensation(estimator: str) -> None:
     """Against autograd through the same arithmetic, written plainly."""
