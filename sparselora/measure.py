@@ -199,11 +199,11 @@ def _summary(
 
 
 def _speedup(times: Mapping[str, list[float]], fast: str) -> Interval:
-    # Two steps of each a round, by their geometric mean: half the variance of one of each, and both
-    # sides are equally skewed, so that equal arms give 1.
+    # The faster of two steps of each a round: what disturbs a step only ever adds to it. Over ten
+    # measurements on a shared machine the ratio's standard error was .66 % of it, with geometric means
+    # of the two .94 %. Both sides are treated alike, so equal arms give 1.
     return paired_ratio(
-        np.sqrt(np.multiply(times[STOCK], times[AGAIN])),
-        np.sqrt(np.multiply(times[fast], times[FAST_AGAIN])),
+        np.minimum(times[STOCK], times[AGAIN]), np.minimum(times[fast], times[FAST_AGAIN])
     )
 
 
