@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: help install run test test-all check bench
+.PHONY: help install run test test-all check bench example
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,12 @@ check: install ## Lint, format, types
 
 bench: install ## Time the sparse step beside the dense one, interleaved
 	$(BIN)/python -m sparselora.bench -m experiment=original,fallback,optimized model=distilbert-random bench.batch_size=32 bench.seq_len=64
+
+example: install ## Make the report under docs/example anew from its runs, and its picture
+	$(BIN)/python -m sparselora.report docs/example/runs --out docs/example
+	rm -f docs/example/plots/*.png
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1100,1500 --virtual-time-budget=5000 \
+	  --screenshot=docs/example/report.png file://$(CURDIR)/docs/example/report.html
 
 test-all: ## Run the tests on each of Python 3.11, 3.12, 3.13 that is there
 	@for version in 3.11 3.12 3.13; do \

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import altair as alt
+import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
@@ -26,6 +28,7 @@ from sparselora.config import parse_config
 from sparselora.data import load_data
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
+from sparselora.report.plots import PALETTE
 from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.blocks import find_blocks, get_backbone
 from sparselora.sparse.calibration import calibrate
@@ -128,23 +131,26 @@ def errors(overrides: Sequence[str], settings: dict[str, SparsityConfig]) -> dic
 
 def plot(table: dict[str, list[float]], path: Path) -> None:
     """One line an estimator, a point a layer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     shown = ["random", "magnitude", "svd", "whitened", "static", "static + lowrank", "oracle"]
-    markers = "osD^vPX"
-    for name, marker in zip(shown, markers, strict=True):
-        axes.plot(range(len(table[name])), table[name], marker=marker, label=name)
-    axes.set_xlabel("layer")
-    axes.set_xticks(range(len(table["svd"])))
-    axes.set_ylabel("relative error of the FFN output")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    rows = [
+        {"estimator": name, "layer": layer, "error": error}
+        for name in shown
+        for layer, error in enumerate(table[name])
+    ]
+    kind = alt.Color("estimator:N", sort=shown).scale(range=list(PALETTE))
+    chart = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_line(point=alt.OverlayMarkDef(filled=True, size=70))
+        .encode(
+            x=alt.X("layer:O", title="layer, 0 is the first"),
+            y=alt.Y("error:Q", title="relative error of the FFN output"),
+            color=kind,
+            shape=alt.Shape("estimator:N", sort=shown),
+        )
+        .properties(width=560, height=340)
+        .configure(background="white")
+    )
+    chart.save(path, scale_factor=2)
 
 
 def main() -> None:

@@ -162,8 +162,8 @@ def parallel(work: Path) -> str:
     """The same four jobs at once, then one after the other."""
     rows = Rows("parallel")
     # Batches of one length: the data's own have a ratio each, and their spread would be in the interval.
-    common = ["bench.batch_size=16", "bench.seq_len=27"]
-    common += ["measure.seconds=75", "measure.interval_width=0.025"]
+    common = ["bench.batch_size=16", "bench.seq_len=27", "train.threads=1"]
+    common += ["measure.min_rounds=30", "measure.seconds=60"]
     for way in ("at once", "one by one"):
         running = []
         for name in SETTINGS:

@@ -20,6 +20,7 @@ _PUBLIC = {
     "build_ffn_estimators": "sparselora.sparse.estimator",
     "get_layer_sparsity_ratio": "sparselora.schedule",
     "load_records": "sparselora.report.load",
+    "load_study": "sparselora.report.study",
     "select_ffn_channels": "sparselora.sparse.selector",
     "sparsify": "sparselora.sparse.patch",
 }

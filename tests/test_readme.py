@@ -65,6 +65,8 @@ def test_command(
     module, *rest = arguments
     if module == "sparselora.report":
         assert invoke(*small([], hub_folder)).code == 0
+        for name in ("before", "after"):
+            Path(name).symlink_to("outputs")
         assert report_main(rest) == 0
         return
     if module == "sparselora.bench":

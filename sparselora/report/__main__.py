@@ -1,32 +1,135 @@
-"""`python -m sparselora.report FOLDER`: a table of the runs that left a record below a folder."""
+"""`python -m sparselora.report`: what runs left → tables, plots, a page, and what to use."""
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
+from tqdm import tqdm
 
 from sparselora.errors import UserError
-from sparselora.report.load import load_records
-from sparselora.report.table import print_sweep, sweep_table
+from sparselora.report.load import load_records, problems
+from sparselora.report.settings import compare
+from sparselora.report.study import importances, is_url, load_study
+from sparselora.report.terminal import print_comparison, print_problems, print_titles
+from sparselora.report.verdict import describe, recommend
+
+_EPILOG = """examples:
+  python -m sparselora.report outputs
+  python -m sparselora.report outputs sqlite:///outputs/study.db
+  python -m sparselora.report outputs --recommend max_drop=0.5
+  python -m sparselora.report --compare outputs/multiruns/A outputs/multiruns/B"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 2 and one line for a user's mistake."""
-    parser = argparse.ArgumentParser("sparselora-report", description=__doc__)
-    parser.add_argument("folder", help="what runs wrote to, such as outputs")
-    parser.add_argument("--csv", metavar="FILE", help="also write the table to FILE")
+    """Report; 2 and one line for a user's mistake."""
+    parser = argparse.ArgumentParser(
+        "sparselora-report",
+        description="Tables, plots and a page (report.html) of what runs left.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", nargs="*", help="folders that runs wrote to; URLs of a study")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/reports"), help="folder of the report's files"
+    )
+    parser.add_argument("--no-files", action="store_true", help="print the tables alone")
+    parser.add_argument("--study", metavar="NAME", help="which study of the storage")
+    parser.add_argument(
+        "--recommend",
+        metavar="max_drop=POINTS",
+        help="print only the fastest setting shown to lose at most that many points of accuracy",
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="print two folders' settings side by side"
+    )
     options = parser.parse_args(arguments)
+    console = Console()
     try:
-        frame = sweep_table(load_records(options.folder))
-        if frame.empty:
-            raise UserError(f"{options.folder}: no record.json in it or below; run something first")
-        if options.csv:
-            frame.to_csv(options.csv, index=False)
+        if options.compare:
+            return _compare(options.compare, console)
+        return _report(options, console)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print_sweep(frame, Console(), f"{len(frame)} runs below {options.folder}")
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    sources: Sequence[str] = options.sources or ["outputs"]
+    urls = [source for source in sources if is_url(source)]
+    folders = [source for source in sources if not is_url(source)]
+    if len(urls) > 1:
+        raise UserError(f"{urls[1]}: one study at a time")
+    drop = None if options.recommend is None else _max_drop(options.recommend)
+    records = load_records(*folders)
+    study = load_study(urls[0], options.study, records) if urls else None
+    if records.empty and study is None:
+        raise UserError(f"{', '.join(folders)}: no record.json in it or below; run something first")
+    comparisons = compare(records)
+    if drop is not None:
+        for comparison in comparisons:
+            found = recommend(comparison, drop)
+            console.print(comparison.title, style="bold", markup=False)
+            if found.row is None:
+                console.print(f"None: {found.reason}.", markup=False)
+            else:
+                console.print(describe(found.row), markup=False)
+                console.print(found.row["command"], markup=False, soft_wrap=True)
+        if not comparisons:
+            raise UserError("no completed run with an accuracy to recommend from")
+        return 0
+    unusable = problems(records)
+    if len(records):
+        counts = records["status"].fillna("no status").value_counts()
+        print_problems(unusable, counts, console)
+    print_titles(comparisons, console)
+    for comparison in comparisons:
+        print_comparison(comparison, console)
+    if study is not None:
+        _print_study(study, console)
+    if options.no_files:
+        return 0
+    from sparselora.report.write import write_report
+
+    shares = importances(urls[0], options.study) if urls else None
+    with tqdm(desc="report", unit="file", leave=False) as bar:
+
+        def on_file(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        write_report(options.out, comparisons, records, unusable, sources, study, shares, on_file)
+    console.print(f"Page, tables and plots: {options.out / 'report.html'}", markup=False)
     return 0
+
+
+def _print_study(study: pd.DataFrame, console: Console) -> None:
+    states = ", ".join(f"{count} {state}" for state, count in study["state"].value_counts().items())
+    console.print(f"study: {len(study)} trials: {states}", markup=False)
+
+
+def _compare(sources: Sequence[str], console: Console) -> int:
+    from sparselora.report.side_by_side import print_side_by_side, side_by_side
+
+    first, second = (load_records(source) for source in sources)
+    frame = side_by_side((first, second))
+    if frame.empty:
+        raise UserError(f"{sources[0]} and {sources[1]} hold no setting that both ran")
+    print_side_by_side(frame, (sources[0], sources[1]), console)
+    return 0
+
+
+def _max_drop(text: str) -> float:
+    name, _, value = text.partition("=")
+    try:
+        points = float(value)
+    except ValueError:
+        points = -1.0
+    if name != "max_drop" or not 0 <= points <= 100:
+        raise UserError(f"--recommend {text}: max_drop=POINTS is allowed, 0 to 100")
+    return points
 
 
 if __name__ == "__main__":

@@ -1,135 +1,161 @@
 """Records on disk → one pandas frame, a row a run."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sparselora.errors import UserError
-from sparselora.record import RECORD_NAME
+from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING, SCHEMA_VERSION
 
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "run_id": ("run_id",),
-    "status": ("status",),
-    "label": ("label",),
-    "overrides": ("overrides",),
-    "experiment": ("experiment",),
-    "model": ("config", "model", "name"),
-    "data": ("config", "data", "name"),
-    "schedule": ("config", "schedule", "name"),
-    "estimator": ("config", "estimator", "name"),
-    "svd_rank": ("config", "svd_rank"),
-    "ffn_sparsity": ("config", "ffn_sparsity"),
-    "sparse_warmup_ratio": ("config", "sparse_warmup_ratio"),
-    "seed": ("config", "seed"),
-    "accuracy": ("metrics", "validation", "accuracy"),
-    "f1": ("metrics", "validation", "f1"),
-    "loss": ("metrics", "validation", "loss"),
-    "best_accuracy": ("metrics", "best_validation", "accuracy"),
-    "test_accuracy": ("metrics", "test", "accuracy"),
-    "evaluations": ("evaluations",),
-    "dense_steps": ("steps", "dense"),
-    "sparse_steps": ("steps", "sparse"),
-    "calibration_seconds": ("calibration_seconds",),
-    "dense_reference_ms": ("dense_reference_ms",),
-    "dense_speedup": ("timing", "dense_speedup"),
-    "ms_per_step_dense": ("step_time_ms", "dense", "p50"),
-    "ms_per_step_sparse": ("step_time_ms", "sparse", "p50"),
-    "realised_sparsity": ("sparsity", "realised_mean"),
-    "dense_flops": ("flops", "dense", "total"),
-    "sparse_flops": ("flops", "sparse", "total"),
-    "estimator_flops": ("flops", "sparse", "estimator"),
-    "bound": ("timing", "bound"),
-    "speedup": ("timing", "speedup"),
-    "speedup_low": ("timing", "speedup_low"),
-    "speedup_high": ("timing", "speedup_high"),
-    "own_speedup": ("timing", "own_speedup"),
-    "efficiency": ("timing", "efficiency"),
-    "aa_speedup": ("timing", "aa_speedup"),
-    "timing_stable": ("timing", "stable"),
-    "ms_per_step": ("ms_per_step",),
-    "run_speedup": ("run_speedup",),
-    "device_type": ("provenance", "device_type"),
-    "trained_parameters": ("parameters", "trained"),
-    "peak_memory_mb": ("peak_memory_mb",),
-    "device": ("provenance", "device"),
-    "threads": ("provenance", "threads"),
-    "random_weights": ("config", "model", "random_init"),
-    "error": ("error",),
+UNREADABLE = "unreadable"
+"""Status of a file that is not a whole record."""
+_STATUSES = (COMPLETED, FAILED, INTERRUPTED, RUNNING)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the frame: where it stands in a record, what it holds, and in which unit."""
+
+    path: str
+    """Keys joined by dots."""
+    dtype: str
+    legend: str
+
+
+_ACCURACY = "share of lines answered correctly, 0 to 1"
+_STEPS = "optimizer steps"
+_MS = "ms per optimizer step"
+_RATIO = "ratio"
+_FLOPS = "FLOPs of one optimizer step"
+_MB = "10⁶ bytes"
+
+COLUMNS: dict[str, Column] = {
+    "run_id": Column("run_id", "string", "name of the run"),
+    "status": Column("status", "string", f"{', '.join(_STATUSES)} or {UNREADABLE}"),
+    "schema_version": Column("schema_version", "Int64", "version of the record's layout"),
+    "started": Column("started", "string", "UTC, ISO 8601"),
+    "ended": Column("ended", "string", "UTC, ISO 8601"),
+    "label": Column("label", "string", "short name of the setting"),
+    "overrides": Column("overrides", "object", "list of what was given on the command line"),
+    "experiment": Column("experiment", "string", "named setting, where nothing of it was changed"),
+    "model": Column("config.model.name", "string", ""),
+    "data": Column("config.data.name", "string", ""),
+    "schedule": Column("config.schedule.name", "string", ""),
+    "estimator": Column("config.estimator.name", "string", ""),
+    "compensation": Column("config.compensation.name", "string", ""),
+    "svd_rank": Column("config.svd_rank", "Int64", "rank of the estimate"),
+    "ffn_sparsity": Column("config.ffn_sparsity", "float64", "share of channels left out, 0 to 1"),
+    "sparse_warmup_ratio": Column("config.sparse_warmup_ratio", "float64", "share of the steps"),
+    "seed": Column("config.seed", "Int64", ""),
+    "accuracy": Column("metrics.validation.accuracy", "float64", _ACCURACY + ", at the end"),
+    "f1": Column("metrics.validation.f1", "float64", "0 to 1, at the end"),
+    "loss": Column("metrics.validation.loss", "float64", "nats per line, at the end"),
+    "best_accuracy": Column("metrics.best_validation.accuracy", "float64", _ACCURACY + ", best"),
+    "test_accuracy": Column("metrics.test.accuracy", "float64", _ACCURACY + ", on the test split"),
+    "evaluations": Column("evaluations", "object", "list of evaluations: step and metrics"),
+    "dense_steps": Column("steps.dense", "Int64", _STEPS),
+    "sparse_steps": Column("steps.sparse", "Int64", _STEPS),
+    "calibration_seconds": Column("calibration_seconds", "float64", "seconds"),
+    "dense_reference_ms": Column("dense_reference_ms", "float64", _MS + ", stock PEFT LoRA"),
+    "dense_speedup": Column("timing.dense_speedup", "float64", _RATIO + ", stock over our dense"),
+    "ms_per_step_dense": Column("step_time_ms.dense.p50", "float64", _MS + ", raw median"),
+    "ms_per_step_sparse": Column("step_time_ms.sparse.p50", "float64", _MS + ", raw median"),
+    "realised_sparsity": Column("sparsity.realised_mean", "float64", "share left out, counted"),
+    "layers": Column("sparsity.layers", "object", "list of layers: name, width, kept, sparsity"),
+    "dense_flops": Column("flops.dense.total", "float64", _FLOPS),
+    "sparse_flops": Column("flops.sparse.total", "float64", _FLOPS),
+    "estimator_flops": Column("flops.sparse.estimator", "float64", _FLOPS),
+    "bound": Column("timing.bound", "float64", _RATIO + ", dense FLOPs over sparse FLOPs"),
+    "speedup": Column("timing.speedup", "float64", _RATIO + ", stock PEFT LoRA over this"),
+    "speedup_low": Column("timing.speedup_low", "float64", _RATIO + ", of the 95 % interval"),
+    "speedup_high": Column("timing.speedup_high", "float64", _RATIO + ", of the 95 % interval"),
+    "own_speedup": Column("timing.own_speedup", "float64", _RATIO + ", our dense over sparse"),
+    "efficiency": Column("timing.efficiency", "float64", _RATIO + ", own_speedup over bound"),
+    "aa_speedup": Column("timing.aa_speedup", "float64", _RATIO + ", stock over itself"),
+    "timing_stable": Column("timing.stable", "boolean", "whether that ratio is 1, by its interval"),
+    "ms_per_step": Column("ms_per_step", "float64", _MS + ", drift-corrected"),
+    "run_speedup": Column("run_speedup", "float64", _RATIO + ", of the whole run"),
+    "step_memory_mb": Column("timing.peak_memory_mb", "float64", _MB + ", peak of one step"),
+    "dense_step_memory_mb": Column("timing.dense_peak_memory_mb", "float64", _MB + ", of stock"),
+    "peak_memory_mb": Column("peak_memory_mb", "float64", _MB + ", peak of the process"),
+    "trained_parameters": Column("parameters.trained", "Int64", "number"),
+    "device": Column("provenance.device", "string", ""),
+    "device_type": Column("provenance.device_type", "string", "cpu or cuda"),
+    "host": Column("provenance.host", "string", ""),
+    "threads": Column("provenance.threads", "Int64", "CPU threads of the run"),
+    "commit": Column("provenance.git.commit", "string", "of the code"),
+    "random_weights": Column("config.model.random_init", "boolean", "accuracy means nothing"),
+    "error": Column("error", "string", "why it failed, or cannot be read"),
 }
-"""Column → where it stands in a record. Times are ms, memory is 10⁶ bytes, FLOPs are a step's."""
+"""The frame's columns; then come `pairing`, `setting`, `folder`, and every other key of the config as
+`config.KEY`."""
 
-_NUMBERS = (
-    "svd_rank",
-    "ffn_sparsity",
-    "sparse_warmup_ratio",
-    "seed",
-    "accuracy",
-    "f1",
-    "loss",
-    "best_accuracy",
-    "test_accuracy",
-    "dense_steps",
-    "sparse_steps",
-    "calibration_seconds",
-    "dense_reference_ms",
-    "dense_speedup",
-    "ms_per_step_dense",
-    "ms_per_step_sparse",
-    "realised_sparsity",
-    "dense_flops",
-    "sparse_flops",
-    "estimator_flops",
-    "bound",
-    "speedup",
-    "speedup_low",
-    "speedup_high",
-    "own_speedup",
-    "efficiency",
-    "aa_speedup",
-    "ms_per_step",
-    "run_speedup",
-    "trained_parameters",
-    "peak_memory_mb",
-    "threads",
-)
+_KEYS = {
+    "pairing": "model, data, LoRA, budget and seed: what a run shares with its plain LoRA run",
+    "setting": "all settings but the seed: repeats share it",
+    "folder": "where the record lies",
+}
+LEGEND: dict[str, str] = {name: column.legend for name, column in COLUMNS.items()} | _KEYS
+"""What each column holds, with its unit."""
+
+_NOT_SETTINGS = {
+    "train": ("threads", "device", "keep_checkpoints", "checkpoint_every", "resume"),
+}
 
 
-def load_records(path: str | Path) -> pd.DataFrame:
-    """Every record below `path`, a row each, in the order of their folders.
+def load_records(*paths: str | Path) -> pd.DataFrame:
+    """Every record below the folders, a row each, in the order of their folders.
 
-    What a record does not hold is missing in its row. A file that is not a whole record gives a row
-    whose status is `unreadable`. The column `folder` says where each lies.
+    What a record does not hold is missing in its row, never a made-up value: a partial, failed or
+    older record gives a row with what it has. A file that is not a whole record gives one whose status
+    is `unreadable`. `LEGEND` says what the columns hold; other keys of the config are columns too, as
+    `config.KEY`.
 
     Raises:
         UserError: no such folder.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise UserError(f"{path}: no such folder; give one that runs wrote to, such as outputs")
-    rows = [_row(file) for file in sorted(root.rglob(RECORD_NAME), key=_natural)]
-    frame = pd.DataFrame(rows, columns=[*_FIELDS, "pairing", "folder"])
-    for column in _NUMBERS:
-        frame[column] = pd.to_numeric(frame[column], errors="coerce")
+    files: dict[Path, None] = {}
+    for path in paths:
+        root = Path(path)
+        if not root.is_dir():
+            raise UserError(f"{path}: no such folder; give one that runs wrote to, such as outputs")
+        files |= {file.resolve(): None for file in sorted(root.rglob(RECORD_NAME), key=_natural)}
+    rows = [_row(file) for file in files]
+    extra = {key: None for row in rows for key in row if key not in COLUMNS and key not in _KEYS}
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *_KEYS, *extra])
+    for name, column in COLUMNS.items():
+        if column.dtype in ("float64", "Int64"):
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            whole = column.dtype == "Int64" and (numbers.dropna() % 1 == 0).all()
+            frame[name] = numbers.astype(column.dtype if whole else "float64")
+        elif column.dtype == "boolean":
+            known = frame[name].map(lambda value: value if isinstance(value, bool) else None)
+            frame[name] = known.astype("boolean")
+        elif column.dtype == "string":
+            frame[name] = frame[name].map(_text).astype("string")
+        else:
+            frame[name] = frame[name].astype("object")
     return frame
 
 
-def _natural(file: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in file.parts]
-
-
-def _row(file: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text())
-        if not isinstance(record, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        return {"status": "unreadable", "error": str(error), "folder": str(file.parent)}
-    row = {column: _dig(record, keys) for column, keys in _FIELDS.items()}
-    row["pairing"] = pairing_key(record)
-    row["folder"] = str(file.parent)
-    return row
+def problems(records: pd.DataFrame) -> pd.DataFrame:
+    """The records that a report cannot use, or not wholly: `folder` and why, in `problem`."""
+    rows = []
+    for row in records.to_dict("records"):
+        older, status = row["schema_version"], _or(row["status"], "no status")
+        if status != COMPLETED:
+            problem = status if pd.isna(row["error"]) else f"{status}: {row['error']}"
+        elif pd.isna(row["accuracy"]):
+            problem = "completed, but holds no validation accuracy"
+        elif pd.isna(older) or older != SCHEMA_VERSION:
+            problem = f"schema version {_or(older, 'missing')}, this is {SCHEMA_VERSION}"
+        else:
+            continue
+        rows.append({"folder": row["folder"], "problem": problem})
+    return pd.DataFrame(rows, columns=["folder", "problem"])
 
 
 def pairing_key(record: dict[str, Any]) -> str | None:
@@ -138,15 +164,71 @@ def pairing_key(record: dict[str, Any]) -> str | None:
     if not isinstance(config, dict):
         return None
     parts = {key: config.get(key) for key in ("model", "data", "lora", "train", "seed")}
-    if isinstance(parts["train"], dict):
-        aside = ("threads", "device", "keep_checkpoints")
-        parts["train"] = {key: item for key, item in parts["train"].items() if key not in aside}
-    return json.dumps(parts, sort_keys=True)
+    return json.dumps(_settings_of(parts), sort_keys=True)
 
 
-def _dig(value: Any, keys: tuple[str, ...]) -> Any:
-    for key in keys:
+def _setting_key(record: dict[str, Any]) -> str | None:
+    config = record.get("config")
+    if not isinstance(config, dict):
+        return None
+    aside = ("seed", "measure", "bench", "tags")
+    parts = {key: value for key, value in config.items() if key not in aside}
+    return json.dumps(_settings_of(parts), sort_keys=True)
+
+
+def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: {name: item for name, item in value.items() if name not in _NOT_SETTINGS.get(key, ())}
+        if isinstance(value, dict)
+        else value
+        for key, value in parts.items()
+    }
+
+
+def _row(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        return {"status": UNREADABLE, "error": str(error), "folder": str(file.parent)}
+    row = {name: _dig(record, column.path) for name, column in COLUMNS.items()}
+    config = record.get("config")
+    if isinstance(config, dict):
+        named = {column.path for column in COLUMNS.values()}
+        flat = _flat(config, "config")
+        row |= {key: value for key, value in flat.items() if key not in named}
+    row["pairing"], row["setting"] = pairing_key(record), _setting_key(record)
+    row["folder"] = str(file.parent)
+    return row
+
+
+def _flat(value: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}.{key}"
+        if isinstance(item, dict) and key != "layer_sparsity":
+            flat |= _flat(item, name)
+        else:
+            flat[name] = item
+    return flat
+
+
+def _dig(value: Any, path: str) -> Any:
+    for key in path.split("."):
         if not isinstance(value, dict):
             return None
         value = value.get(key)
     return value
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in file.parts]
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value is pd.NA or value != value else str(value)
+
+
+def _or(value: Any, other: str) -> str:
+    return other if pd.isna(value) else str(value)

@@ -1,5 +1,6 @@
 """Frames and records → tables on a terminal."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -140,14 +141,17 @@ _FIRST_TO_GO = (
 )
 
 
-def _width(frame: pd.DataFrame, columns: list[str]) -> int:
-    widths = [
-        max(
-            len(_COLUMNS[name][0]), *(len(_cell(value, _COLUMNS[name][1])) for value in frame[name])
-        )
-        for name in columns
-    ]
-    return sum(widths) + 3 * len(columns) + 1
+def text_width(columns: Mapping[str, Iterable[str]]) -> int:
+    """How wide a table is on a terminal, from its heads and cells."""
+    widths = [max(len(head), *map(len, cells)) for head, cells in columns.items()]
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def _width(frame: pd.DataFrame, names: list[str]) -> int:
+    shown = ((_COLUMNS[name], frame[name]) for name in names)
+    return text_width(
+        {head: [_cell(each, form) for each in cells] for (head, form), cells in shown}
+    )
 
 
 def _cell(value: Any, form: str) -> str:

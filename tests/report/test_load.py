@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sparselora import load_records
 from sparselora.errors import UserError
-from sparselora.report.__main__ import main
+from sparselora.report.load import COLUMNS, LEGEND, problems
 from sparselora.report.table import print_sweep, sweep_table
 
 
@@ -51,11 +51,52 @@ def test_whatever_lies_there_gives_a_row(tmp_path: Path) -> None:
     assert load_records(tmp_path / "cut")["accuracy"].isna().all()
 
 
-def test_no_folder_and_no_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_folder_and_no_record(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load_records(tmp_path / "gone")
-    assert main([str(tmp_path)]) == 2
-    assert "no record.json" in capsys.readouterr().err
+    assert load_records(tmp_path).empty
+
+
+def test_columns_are_typed_and_have_a_legend(tmp_path: Path) -> None:
+    write(tmp_path / "a", **record(0.8, 0.5, schema_version=1, timing={"stable": True}))
+    write(tmp_path / "b", **record(0.8, 0.5, schema_version="one", timing={"stable": "yes"}))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "record.json").write_text("")
+    for frame in (load_records(tmp_path), load_records(tmp_path / "c")):
+        for name, column in COLUMNS.items():
+            assert str(frame[name].dtype) == column.dtype, name
+        assert set(LEGEND) <= set(frame)
+    frame = load_records(tmp_path)
+    assert frame["schema_version"].tolist() == [1, pd.NA, pd.NA]
+    assert frame["config.train.max_steps"].tolist()[:2] == [5, 5]
+
+
+def test_a_number_that_is_not_whole_is_kept(tmp_path: Path) -> None:
+    write(tmp_path / "a", **record(0.8, 0.5, parameters={"trained": 1.5}))
+    assert load_records(tmp_path)["trained_parameters"].tolist() == [1.5]
+
+
+def test_folders_that_overlap_count_once(tmp_path: Path) -> None:
+    write(tmp_path / "x" / "a", **record(0.8, 0.5))
+    assert len(load_records(tmp_path, tmp_path / "x", str(tmp_path / "x" / ".." / "x"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"status": "failed", "error": "nan"}, "failed: nan"),
+        ({"status": "running"}, "running"),
+        ({}, "no status"),
+        ({"status": "completed"}, "no validation accuracy"),
+        (record(0.8, 0.0), "schema version missing, this is 1"),
+        (record(0.8, 0.0, schema_version=0), "schema version 0, this is 1"),
+        (record(0.8, 0.0, schema_version=1), None),
+    ],
+)
+def test_problems_are_named(tmp_path: Path, content: dict, problem: str | None) -> None:
+    write(tmp_path / "a", **content)
+    found = problems(load_records(tmp_path))["problem"].tolist()
+    assert found == [] if problem is None else problem in found[0]
 
 
 def test_difference_to_dense_is_paired_by_seed(tmp_path: Path) -> None:
@@ -111,10 +152,3 @@ def test_names_from_configs_are_printed_as_they_are(tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
     print_sweep(sweep_table(load_records(tmp_path)), console, "t")
     assert "[bold]x[/bold] [red" in console.export_text()
-
-
-def test_report_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "one", **record(0.8, 0.5))
-    assert main([str(tmp_path), "--csv", str(tmp_path / "out.csv")]) == 0
-    assert "0.8000" in capsys.readouterr().out
-    assert pd.read_csv(tmp_path / "out.csv")["accuracy"].tolist() == [0.8]

@@ -1,0 +1,134 @@
+"""What does sparsity itself cost in a step? DistilBERT's sizes, random weights, 32 × 64 tokens.
+
+    python benchmarks/parts.py             two figures, some five minutes on a quiet machine
+    python benchmarks/parts.py --rounds 5
+
+1. The share of a sparse step that estimate and gather take: `whitened`, rank 8, optimized schedule,
+   chosen anew in every step. At most 2 %.
+2. The sparse path forced with every channel kept against our dense path, interleaved. At least 0.95.
+
+Writes `docs/results/parts.csv`.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from transformers import set_seed
+
+from sparselora import hydra_setup
+from sparselora.config import parse_config
+from sparselora.device import use_threads
+from sparselora.lock import DeviceLock
+from sparselora.measure import OWN, SPARSE, Arms
+from sparselora.model import load_model, load_tokenizer
+from sparselora.paths import CONF
+from sparselora.sparse.calibration import calibrate
+from sparselora.timing import Budget, interleave, paired_ratio
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+SHAPE = (32, 64)
+
+
+def arms() -> tuple[Arms, dict[str, torch.Tensor]]:
+    """Our dense and our sparse path, and the batch that they step over."""
+    hydra_setup.install()
+    overrides = ["model=distilbert-random", "schedule=optimized", "estimator=whitened"]
+    overrides += ["svd_rank=8", "lora=query_value", "train.threads=2"]
+    with initialize_config_dir(str(CONF)):
+        run = parse_config(compose("config", overrides))
+    use_threads(run.train.threads)
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(run.model)
+    model = load_model(run, ["0", "1"], tokenizer.pad_token_id)
+    ids = torch.randint(1000, 20000, SHAPE)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    calibration = calibrate(model, [batch])
+    batch["labels"] = torch.randint(2, SHAPE[:1])
+    device = torch.device("cpu")
+    return Arms(model, run.sparsity, run.train, device, calibration), batch
+
+
+class Clock:
+    """Seconds spent inside the functions that it was put around; CPU work is done when they return."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, its time added up."""
+
+        @wraps(function)
+        def timed(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - began
+            return result
+
+        return timed
+
+
+def share_of_choosing(rounds: int) -> list[float]:
+    """A sparse step's share for estimate, selection and gather, a value a step."""
+    sparse, batch = arms()
+    clock = Clock()
+    assert sparse.handle is not None
+    for ffn in sparse.handle.sparse_blocks.values():
+        for name in ("select", "_gather"):
+            setattr(ffn, name, clock.around(getattr(ffn, name)))
+    shares = []
+    with DeviceLock(sparse.device).alone():
+        for number in range(-2, rounds):
+            clock.seconds = 0.0
+            milliseconds = sparse.step(SPARSE, [batch]).milliseconds()
+            if number >= 0:
+                shares.append(clock.seconds * 1e3 / milliseconds)
+    return shares
+
+
+def forced_over_dense(rounds: int) -> tuple[float, float, float]:
+    """Our dense path's time over the sparse path's with every channel kept: median, 95 % interval."""
+    sparse, batch = arms()
+    assert sparse.handle is not None
+    for ffn in sparse.handle.sparse_blocks.values():
+        ffn.kept = ffn.block.intermediate_size
+    budget = Budget(rounds, rounds, 3600.0, 0.0)
+    with DeviceLock(sparse.device).alone():
+        steps = {name: lambda _, name=name: sparse.step(name, [batch]) for name in (OWN, SPARSE)}
+        times = interleave(steps, budget, lambda _: 1.0)
+    ratio = paired_ratio(times[OWN], times[SPARSE])
+    return ratio.median, ratio.low, ratio.high
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS / "parts.csv")
+    options = parser.parse_args()
+    shares = share_of_choosing(options.rounds)
+    quartiles = statistics.quantiles(shares, n=4)
+    rows = [
+        ("estimate and gather, share of a sparse step", quartiles[1], quartiles[0], quartiles[2]),
+        ("our dense over every channel kept", *forced_over_dense(options.rounds)),
+    ]
+    with options.out.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["figure", "median", "low", "high", "rounds"])
+        for name, *values in rows:
+            writer.writerow([name, *(f"{value:.4f}" for value in values), options.rounds])
+            print(f"{name}: {values[0]:.4f} ({values[1]:.4f} to {values[2]:.4f})")
+    print("the share's range is its quartiles, the ratio's a 95 % interval")
+
+
+if __name__ == "__main__":
+    main()

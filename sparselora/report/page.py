@@ -1,0 +1,193 @@
+"""Comparisons → one HTML page that needs no network.
+
+The charts' JavaScript (Vega, Vega-Lite, vega-embed) is part of the page. Whatever comes out of configs is
+escaped by the template, and in the embedded JSON `<`, `>`, `&` and `'` are written as escapes.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import altair as alt
+import jinja2
+import pandas as pd
+import vl_convert
+from markupsafe import Markup
+
+from sparselora.assets import cache_folder
+from sparselora.record import write_atomically
+from sparselora.report import plots
+from sparselora.report.settings import Comparison
+from sparselora.report.table import CUDA_NOTE
+from sparselora.report.verdict import headline
+
+_COLUMNS: dict[str, tuple[str, str, str]] = {
+    "setting": ("setting", "{}", ""),
+    "seeds": ("seeds", "{:.0f}", ""),
+    "accuracy": ("accuracy, %", "{:.2f}", "mean over seeds; bold: the best"),
+    "delta_points": ("points to LoRA", "{:+.2f}", "paired by seed"),
+    "delta_interval": ("95 %", "{}", "over films and seeds; from 3 seeds on"),
+    "as_good_as_best": ("≈ best", "{}", "whether the data cannot tell it from the most accurate"),
+    "ms_per_step": ("ms/step", "{:.1f}", "drift-corrected"),
+    "speedup": ("× LoRA", "{:.3f}", "over stock PEFT LoRA"),
+    "speedup_interval": ("95 %", "{}", ""),
+    "run_speedup": ("run ×", "{:.2f}", "whole run"),
+    "bound": ("bound ×", "{:.2f}", "what the FLOPs allow"),
+    "efficiency": ("of bound", "{:.0%}", "our dense over sparse, over the bound"),
+    "step_memory_mb": ("step, MB", "{:,.0f}", "peak memory of one step"),
+    "realised_sparsity": ("sparsity", "{:.3f}", "share left out, counted"),
+    "gflops": ("GFLOPs", "{:.1f}", "a mean step"),
+}
+
+
+def page(
+    comparisons: Sequence[Comparison],
+    records: pd.DataFrame,
+    problems: pd.DataFrame,
+    sources: Sequence[str],
+    study: pd.DataFrame | None = None,
+    importances: dict[str, dict[str, float]] | None = None,
+) -> str:
+    """The page, as text.
+
+    Args:
+        records: all that were loaded, `problems` those among them that cannot be used.
+        sources: where they were loaded from.
+        study: trials of a study, as `load_study` gives them.
+        importances: of its parameters, by objective.
+    """
+    sections = [_section(comparison, index) for index, comparison in enumerate(comparisons)]
+    charts = {key: chart for section in sections for key, chart in section["charts"].items()}
+    if importances:
+        charts["importance"] = _spec(plots.importance(importances))
+    settings = {
+        f"{index}:{row['setting']}": {
+            "command": row["command"],
+            "config": json.loads(row["config"]),
+        }
+        for index, comparison in enumerate(comparisons)
+        for row in comparison.table.to_dict("records")
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sparselora.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.html.jinja").render(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        sources=sources,
+        sections=sections,
+        charts=charts,
+        settings=settings,
+        columns=_COLUMNS,
+        counts=records["status"].fillna("no status").value_counts().to_dict(),
+        problems=problems.to_dict("records"),
+        study=None if study is None else _cells(study),
+        has_importance=bool(importances),
+        provenance=_provenance(records),
+        random_weights=bool(records["random_weights"].fillna(False).any()),
+        cuda_note=CUDA_NOTE if records["device_type"].eq("cuda").fillna(False).any() else "",
+        # Its own code, not data: it must not be escaped.
+        javascript=Markup(vega()),
+    )
+
+
+def _section(comparison: Comparison, index: int) -> dict[str, Any]:
+    made = plots.charts(comparison)
+    table = comparison.table
+    best = table["accuracy"].max()
+    return {
+        "index": index,
+        "title": comparison.title,
+        "headline": headline(comparison),
+        "shared": json.dumps(comparison.shared, indent=1),
+        "reference_ms": comparison.reference_ms,
+        "rows": [_table_row(row, best) for row in table.to_dict("records")],
+        "charts": {f"{name}-{index}": _spec(chart) for name, chart in made.items()},
+        "titles": {f"{name}-{index}": name.replace("_", " ") for name in made},
+    }
+
+
+def _table_row(row: dict[Any, Any], best: float) -> dict[str, Any]:
+    row = dict(row)
+    row["accuracy"] = row["accuracy"] * 100
+    row["delta_interval"] = _interval(row["delta_low"], row["delta_high"], "{:+.2f} to {:+.2f}")
+    row["speedup_interval"] = _interval(row["speedup_low"], row["speedup_high"], "{:.3f} to {:.3f}")
+    row["as_good_as_best"] = "yes" if row["as_good_as_best"] else "no"
+    cells = []
+    for name, (_, form, _) in _COLUMNS.items():
+        value = row[name]
+        missing = value is None or pd.isna(value)
+        text = "–" if missing else form.format(value)
+        number = not missing and not isinstance(value, str)
+        cells.append({"text": text, "order": repr(float(value)) if number else ""})
+    return {
+        "setting": row["setting"],
+        "cells": cells,
+        "best": row["accuracy"] == best * 100,
+        "dense": bool(row["is_dense"]),
+        "unstable": int(row["unstable"]),
+    }
+
+
+def _interval(low: Any, high: Any, form: str) -> str | None:
+    return None if pd.isna(low) or pd.isna(high) else form.format(low, high)
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict()
+    spec["width"] = "container"
+    return spec
+
+
+def _cells(frame: pd.DataFrame) -> dict[str, Any]:
+    rows = [
+        [
+            "–"
+            if value is None or pd.isna(value)
+            else f"{value:.6g}"
+            if isinstance(value, float)
+            else str(value)
+            for value in row
+        ]
+        for row in frame.itertuples(index=False)
+    ]
+    return {"columns": [str(name) for name in frame.columns], "rows": rows}
+
+
+def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
+    kept = records[["commit", "device", "host", "threads", "started"]].astype("string")
+    groups = kept.fillna("unknown").groupby(["commit", "device", "host", "threads"])["started"]
+    return [
+        {
+            "commit": str(commit),
+            "device": str(device),
+            "host": str(host),
+            "threads": str(threads),
+            "runs": str(len(started)),
+            "from": str(started.min()),
+            "to": str(started.max()),
+        }
+        for (commit, device, host, threads), started in groups
+    ]
+
+
+@functools.cache
+def vega() -> str:
+    """The charts' JavaScript; making it takes two seconds, so it is kept in the user's cache folder."""
+    language = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+    version = f"{metadata.version('vl-convert-python')}-{language}"
+    path = cache_folder() / f"vega-{version}.js"
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    # A script ends at the first `</script`, wherever it stands.
+    bundle = str(vl_convert.javascript_bundle(None, language))
+    code = bundle.replace("</script", "<\\/script")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: temporary.write_text(code))
+    return code

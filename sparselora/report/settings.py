@@ -1,0 +1,274 @@
+"""Runs → settings: a row for all runs that differ in their seed alone, in tables that may be ranked.
+
+One table, a `Comparison`, holds what shares model, data, LoRA, budget and device: accuracies of two
+budgets, or times of two devices, are never ranked together.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparselora.record import COMPLETED
+from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answers, pooled_ratio
+
+SETTING_COLUMNS = {
+    "setting": "short name; its configuration stands in `config`",
+    "experiment": "named setting, where it is one, to the letter",
+    "seeds": "completed runs behind the means, each of another seed",
+    "accuracy": "mean over seeds, share of validation lines, after the last step",
+    "accuracy_low": "95 % interval over films and seeds; none with fewer than 3 seeds",
+    "accuracy_high": "",
+    "delta_points": "accuracy less that of plain LoRA, paired by seed, in points (1/100)",
+    "delta_low": "its 95 % interval over films and seeds; none with fewer than 3 paired seeds",
+    "delta_high": "",
+    "paired_seeds": "seeds that both have",
+    "as_good_as_best": "whether the data cannot tell it from the most accurate setting",
+    "f1": "mean over seeds",
+    "loss": "mean over seeds, nats per line",
+    "ms_per_step": "stock LoRA's median ms/step over this table's runs, over `speedup`",
+    "speedup": "over stock PEFT LoRA, geometric mean over seeds",
+    "speedup_low": "its 95 % interval",
+    "speedup_high": "",
+    "run_speedup": "the same of the whole run: calibration and dense steps included",
+    "bound": "speed-up that the counted FLOPs allow",
+    "efficiency": "(our dense over sparse) over bound",
+    "unstable": "runs whose control, stock against itself, strayed from 1",
+    "realised_sparsity": "share of FFN channels left out in sparse steps, counted, mean over layers",
+    "step_memory_mb": "peak of one step, 10⁶ bytes, median over seeds",
+    "dense_step_memory_mb": "the same of stock PEFT LoRA",
+    "gflops": "10⁹ FLOPs of a mean step",
+    "trained_parameters": "number",
+    "svd_rank": "rank of the estimate",
+    "ffn_sparsity": "the target, as configured",
+    "schedule": "",
+    "estimator": "",
+    "compensation": "",
+    "is_dense": "whether it is plain LoRA",
+    "on_front": "whether no other setting is both as accurate and as fast (point estimates)",
+    "command": "what runs it again",
+    "config": "the whole configuration but the seed, JSON",
+}
+"""Columns of `Comparison.table`, and what they hold."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The settings that may be ranked against each other."""
+
+    model: str
+    data: str
+    device: str
+    shared: Mapping[str, Any]
+    """What else they have in common: `lora` and `train` of the config."""
+    table: pd.DataFrame
+    """A row a setting, `SETTING_COLUMNS`; fastest first where times are known, else by accuracy."""
+    runs: pd.DataFrame
+    """The completed runs behind it."""
+    reference_ms: float | None
+    """Stock PEFT LoRA's median ms/step."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} on {self.data}, {self.device}"
+
+    @property
+    def dense(self) -> dict[Any, Any] | None:
+        """The row of plain LoRA."""
+        rows = self.table[self.table["is_dense"]].to_dict("records")
+        return rows[0] if rows else None
+
+    def named(self, experiment: str) -> dict[Any, Any] | None:
+        """The row of a named setting."""
+        rows = self.table[self.table["experiment"].eq(experiment).fillna(False)].to_dict("records")
+        return rows[0] if rows else None
+
+
+def compare(records: pd.DataFrame) -> list[Comparison]:
+    """Completed runs with an accuracy → comparisons, the largest first.
+
+    Of two runs of one setting and seed the later one counts.
+    """
+    usable = records[records["status"].eq(COMPLETED).fillna(False) & records["accuracy"].notna()]
+    usable = usable[usable["setting"].notna()].copy()
+    usable["seed"] = usable["seed"].fillna(0).astype(int)
+    usable["family"] = [_family(key) for key in usable["pairing"]]
+    usable["where"] = usable["device"].fillna("unknown device").astype(str)
+    usable = usable.sort_values("started", kind="stable", na_position="first")
+    usable = usable.drop_duplicates(["family", "where", "setting", "seed"], keep="last")
+    groups = usable.groupby(["family", "where"], sort=False)
+    found = [_comparison(str(family), str(where), runs) for (family, where), runs in groups]
+    return sorted(found, key=lambda comparison: -len(comparison.runs))
+
+
+def _family(pairing: str) -> str:
+    parts = json.loads(pairing)
+    parts.pop("seed", None)
+    return json.dumps(parts, sort_keys=True)
+
+
+def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
+    references = runs["dense_reference_ms"].dropna()
+    reference = float(references.median()) if len(references) else None
+    answers = answers_of(runs)
+    bootstrap = _bootstrap(answers)
+    if bootstrap is not None:
+        answers = {key: each for key, each in answers.items() if bootstrap.fits(each)}
+    plain = set(runs.loc[runs["sparse_steps"].eq(0).fillna(False), "setting"])
+    groups = [(str(key), group) for key, group in runs.groupby("setting", sort=False)]
+    names = _distinct(groups)
+    answered = {key: _of(answers, {key}) for key, _ in groups}
+    best = max(groups, key=lambda each: float(each[1]["accuracy"].mean()))[0]
+    rows = []
+    for (key, group), name in zip(groups, names, strict=True):
+        row: dict[str, Any] = dict.fromkeys(SETTING_COLUMNS)
+        row |= {"setting": name, "is_dense": key in plain, "as_good_as_best": key == best}
+        row |= _plain_figures(group, reference)
+        if bootstrap is not None and len(answered[key]) == len(group):
+            mean = bootstrap.mean(list(answered[key].values()))
+            row |= {"accuracy_low": mean.low, "accuracy_high": mean.high}
+        row |= _difference(group, runs[runs["setting"].isin(plain)], key in plain)
+        if bootstrap is not None:
+            to_dense = bootstrap.difference(answered[key], _of(answers, plain))
+            if to_dense is not None and key not in plain and to_dense.seeds == row["paired_seeds"]:
+                row |= {"delta_low": _points(to_dense.low), "delta_high": _points(to_dense.high)}
+            to_best = bootstrap.difference(answered[key], answered[best])
+            row["as_good_as_best"] |= _holds_zero(to_best)
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
+    table["on_front"] = _front(table)
+    keys = ["ms_per_step"] if table["ms_per_step"].notna().any() else []
+    table = table.sort_values(
+        [*keys, "accuracy"], ascending=[True] * len(keys) + [False], kind="stable"
+    )
+    return Comparison(
+        model=str(runs["model"].iloc[0]),
+        data=str(runs["data"].iloc[0]),
+        device=device,
+        shared={
+            key: value for key, value in json.loads(family).items() if key in ("lora", "train")
+        },
+        table=table.reset_index(drop=True),
+        runs=runs,
+        reference_ms=reference,
+    )
+
+
+def answers_of(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
+    """By setting (its key, the `config` of a table) and seed; runs without predictions are left out."""
+    return {
+        (str(row.setting), int(row.seed)): each
+        for row in runs.itertuples()
+        if (each := load_answers(Path(str(row.folder)))) is not None
+    }
+
+
+def _bootstrap(answers: Mapping[tuple[str, int], Answers]) -> Bootstrap | None:
+    # Of the split that most runs answered; a run on other lines has no interval.
+    if not answers:
+        return None
+    splits: dict[bytes, list[Answers]] = {}
+    for each in answers.values():
+        splits.setdefault(each.examples.tobytes(), []).append(each)
+    one = max(splits.values(), key=len)[0]
+    return Bootstrap(one.examples, one.groups)
+
+
+def _of(answers: Mapping[tuple[str, int], Answers], settings: set[str]) -> dict[int, Answers]:
+    return {seed: each for (setting, seed), each in answers.items() if setting in settings}
+
+
+def _plain_figures(group: pd.DataFrame, reference: float | None) -> dict[str, Any]:
+    last = group.iloc[-1]
+    row: dict[str, Any] = {
+        "experiment": None if pd.isna(last["experiment"]) else str(last["experiment"]),
+        "seeds": len(group),
+        "unstable": int(group["timing_stable"].eq(False).fillna(False).sum()),
+        "gflops": _mean(group["sparse_flops"].fillna(group["dense_flops"])) / 1e9,
+        "command": command(last),
+        "config": last["setting"],
+    }
+    for name in ("accuracy", "f1", "loss", "efficiency", "run_speedup", "bound"):
+        row[name] = _mean(group[name])
+    for name in ("realised_sparsity", "trained_parameters", "svd_rank", "ffn_sparsity"):
+        row[name] = _mean(group[name])
+    for name in ("step_memory_mb", "dense_step_memory_mb"):
+        row[name] = float(group[name].median())
+    for name in ("schedule", "estimator", "compensation"):
+        row[name] = None if pd.isna(last[name]) else str(last[name])
+    timed = group.dropna(subset=["speedup", "speedup_low", "speedup_high"])
+    if len(timed):
+        ratio, low, high = pooled_ratio(
+            *(timed[name].to_list() for name in ("speedup", "speedup_low", "speedup_high"))
+        )
+        row |= {"speedup": ratio, "speedup_low": low, "speedup_high": high}
+        row["ms_per_step"] = None if reference is None else reference / ratio
+    return row
+
+
+def _difference(group: pd.DataFrame, plain: pd.DataFrame, is_dense: bool) -> dict[str, Any]:
+    if is_dense:
+        return {}
+    ours = group.set_index("seed")["accuracy"]
+    theirs = plain.drop_duplicates("seed", keep="last").set_index("seed")["accuracy"]
+    gaps = (ours - theirs).dropna()
+    return {"delta_points": _points(_mean(gaps)), "paired_seeds": len(gaps)} if len(gaps) else {}
+
+
+def command(run: Any) -> str:
+    """The line that runs a record's setting again, whatever characters its values hold."""
+    overrides = run["overrides"] if isinstance(run["overrides"], list) else []
+    return shlex.join(["python", "-m", "sparselora.run", *map(str, overrides)])
+
+
+def _distinct(groups: list[tuple[str, pd.DataFrame]]) -> list[str]:
+    # A label says what shapes sparsity; where two settings share one, overrides tell them apart.
+    labels = [str(group["label"].iloc[-1]) for _, group in groups]
+    names = []
+    for label, (_, group) in zip(labels, groups, strict=True):
+        overrides = group["overrides"].iloc[-1]
+        if labels.count(label) > 1 and isinstance(overrides, list):
+            rest = [str(each) for each in overrides if not str(each).startswith("seed=")]
+            label = " ".join([label, *rest])
+        names.append(label)
+    counts: dict[str, int] = {}
+    for index, name in enumerate(names):
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] > 1:
+            names[index] = f"{name} ({counts[name]})"
+    return names
+
+
+def _front(table: pd.DataFrame) -> list[bool]:
+    rows = table[["ms_per_step", "accuracy"]].to_numpy(dtype=float)
+    return [
+        bool(
+            np.isfinite(row).all()
+            and not any(
+                other[0] <= row[0] and other[1] >= row[1] and (other != row).any() for other in rows
+            )
+        )
+        for row in rows
+    ]
+
+
+def _holds_zero(estimate: Estimate | None) -> bool:
+    return (
+        estimate is not None
+        and estimate.low is not None
+        and estimate.high is not None
+        and estimate.low <= 0.0 <= estimate.high
+    )
+
+
+def _points(share: float | None) -> float | None:
+    return None if share is None else share * 100
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.astype("float64").mean())

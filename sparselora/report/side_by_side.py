@@ -1,0 +1,109 @@
+"""Two sets of records side by side: two machines, two commits, two sweeps."""
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sparselora.report.settings import Comparison, answers_of, compare
+from sparselora.report.statistics import Bootstrap
+from sparselora.report.terminal import with_interval
+
+
+def side_by_side(records: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+    """A row a setting that both sets ran on equal terms: same model, data, LoRA, budget.
+
+    `points` is the accuracy of the second less that of the first, paired by seed, with the bootstrap
+    over films and seeds where both hold predictions on the same lines. Speed-ups stand beside each
+    other whatever the devices; ms/step only where they are of one device.
+    """
+    first, second = (compare(frame) for frame in records)
+    rows = []
+    for one in first:
+        for two in second:
+            if (one.model, one.data, one.shared) == (two.model, two.data, two.shared):
+                rows += _rows(one, two)
+    return pd.DataFrame(rows, columns=list(_HEADS))
+
+
+_HEADS = {
+    "setting": "setting",
+    "device": "device",
+    "accuracy_a": "A, %",
+    "accuracy_b": "B, %",
+    "points": "B − A, points (95 %)",
+    "seeds": "paired seeds",
+    "speedup_a": "A × LoRA (95 %)",
+    "speedup_b": "B × LoRA (95 %)",
+    "ms_a": "A ms/step",
+    "ms_b": "B ms/step",
+}
+
+
+def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
+    same = one.device == two.device
+    theirs = {row["config"]: row for row in two.table.to_dict("records")}
+    answers = answers_of(one.runs), answers_of(two.runs)
+    rows = []
+    for row in one.table.to_dict("records"):
+        other = theirs.get(row["config"])
+        if other is None:
+            continue
+        runs = [
+            {seed: each for (key, seed), each in found.items() if key == row["config"]}
+            for found in answers
+        ]
+        rows.append(
+            {
+                "setting": row["setting"],
+                "device": one.device if same else f"A {one.device}, B {two.device}",
+                "accuracy_a": f"{row['accuracy'] * 100:.2f}",
+                "accuracy_b": f"{other['accuracy'] * 100:.2f}",
+                **_difference(runs[0], runs[1]),
+                "speedup_a": _speedup(row),
+                "speedup_b": _speedup(other),
+                "ms_a": _milliseconds(row) if same else "–",
+                "ms_b": _milliseconds(other) if same else "–",
+            }
+        )
+    return rows
+
+
+def _difference(first: dict[int, Any], second: dict[int, Any]) -> dict[str, Any]:
+    shared = first.keys() & second.keys()
+    if not shared:
+        return {"points": "–", "seeds": 0}
+    one = first[min(shared)]
+    bootstrap = Bootstrap(one.examples, one.groups)
+    if not all(bootstrap.fits(each) for each in [*first.values(), *second.values()]):
+        return {"points": "other lines", "seeds": 0}
+    gap = bootstrap.difference(second, first)
+    assert gap is not None
+    parts = {"middle": gap.mean, "low": gap.low, "high": gap.high}
+    points = {name: None if value is None else value * 100 for name, value in parts.items()}
+    return {"points": with_interval(points, "middle", "low", "high", "+.2f"), "seeds": gap.seeds}
+
+
+def _speedup(row: dict[Any, Any]) -> str:
+    return with_interval(row, "speedup", "speedup_low", "speedup_high", ".2f")
+
+
+def _milliseconds(row: dict[Any, Any]) -> str:
+    return "–" if pd.isna(row["ms_per_step"]) else f"{row['ms_per_step']:.1f}"
+
+
+def print_side_by_side(frame: pd.DataFrame, names: tuple[str, str], console: Console) -> None:
+    """The frame, with what A and B are."""
+    table = Table(title=escape(f"A: {names[0]}; B: {names[1]}"), title_justify="left")
+    shown = [name for name in frame if name == "setting" or frame[name].astype(str).ne("–").any()]
+    for name in shown:
+        table.add_column(_HEADS[str(name)], justify="left" if name == "setting" else "right")
+    for row in frame[shown].itertuples(index=False):
+        table.add_row(*(escape(str(value)) for value in row))
+    console.print(table)
+    if frame["device"].str.startswith("A ").any():
+        console.print(
+            "Two devices: only speed-ups, each over stock LoRA there, can be set together."
+        )

@@ -1,0 +1,145 @@
+"""Accuracy by setting: means and paired differences, with one bootstrap over films and seeds.
+
+A line's group is its film: lines of one film are right or wrong together, so whole films are drawn, not
+lines; and a fine-tune repeated with another seed gives another accuracy, so seeds are drawn as well
+(both with replacement; the percentile interval of 2,000 draws). Of n seeds n − 1 are drawn each time:
+n draws of n would make the variance of their mean too small by (n − 1) / n, a third with three seeds
+(Rao & Wu, JASA 1988). "Film" is whatever `data.group_column` names, or the line itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import stdtrit
+
+from sparselora.record import PREDICTIONS_NAME
+
+DRAWS = 2_000
+MAX_GROUPS = 1_000
+"""Independent groups that are drawn; more would cost memory and add nothing."""
+MIN_SEEDS = 3
+"""With fewer, no interval is given: a spread over seeds cannot be told from two of them."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which validation lines one run answered correctly after its last step."""
+
+    correct: np.ndarray
+    """(n,), bool, by ascending example id."""
+    examples: np.ndarray
+    """(n,), the ids."""
+    groups: np.ndarray
+    """(n,), the film of each line."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds; the 95 % interval is None where there are too few of them."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    @property
+    def half_width(self) -> float | None:
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def load_answers(folder: Path) -> Answers | None:
+    """From a run's `predictions.parquet`; None where there is none, or it cannot be read."""
+    columns = ["step", "example_id", "group", "label", "logits"]
+    try:
+        table = pq.read_table(
+            folder / PREDICTIONS_NAME, columns=columns, filters=[("split", "==", "validation")]
+        )
+        last = table.filter(pa.compute.equal(table["step"], pa.compute.max(table["step"])))
+        if not len(last):
+            return None
+        logits = last["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        predicted = logits.reshape(len(last), -1).argmax(axis=1)
+        examples = last["example_id"].to_numpy()
+        order = np.argsort(examples, kind="stable")
+        correct = predicted == last["label"].to_numpy()
+        groups = last["group"].to_numpy()
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return None
+    return Answers(correct[order], examples[order], groups[order])
+
+
+class Bootstrap:
+    """Intervals over the films of one validation split and the seeds of each setting.
+
+    All settings see the same draws of films, so that their intervals are comparable.
+
+    Args:
+        examples, groups: of the split's lines, as in `Answers`.
+        seed: of the draws.
+    """
+
+    def __init__(self, examples: np.ndarray, groups: np.ndarray, seed: int = 0) -> None:
+        self._examples = examples
+        # Many films are put into bins, whole ones: the variance that is estimated stays the same.
+        self._group_of = np.unique(groups, return_inverse=True)[1] % MAX_GROUPS
+        self._seed = seed
+        count = int(self._group_of.max()) + 1
+        generator = np.random.default_rng(seed)
+        # (draws, films): how often each film is in a draw
+        self._films = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+        self._lines = self._films @ np.bincount(self._group_of)
+
+    def fits(self, answers: Answers) -> bool:
+        """Whether they are answers to this split's lines."""
+        return np.array_equal(answers.examples, self._examples)
+
+    def mean(self, runs: Sequence[Answers]) -> Estimate:
+        """Accuracy, over runs that differ in their seed alone."""
+        return self._estimate(np.array([run.correct.astype(float) for run in runs]))
+
+    def difference(
+        self, runs: Mapping[int, Answers], others: Mapping[int, Answers]
+    ) -> Estimate | None:
+        """Accuracy of `runs` less that of `others`, paired by seed; None where no seed is in both."""
+        shared = sorted(runs.keys() & others.keys())
+        if not shared:
+            return None
+        gaps = [runs[seed].correct.astype(float) - others[seed].correct for seed in shared]
+        return self._estimate(np.array(gaps))
+
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        # values: (seeds, lines)
+        seeds = len(values)
+        mean = float(values.mean())
+        if seeds < MIN_SEEDS:
+            return Estimate(mean, None, None, seeds)
+        films = self._films.shape[1]
+        by_film = np.array([np.bincount(self._group_of, row, minlength=films) for row in values])
+        generator = np.random.default_rng([self._seed, seeds])
+        drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=DRAWS)
+        sums = np.einsum("df,sf,ds->d", self._films, by_film, drawn, optimize=True)
+        low, high = np.quantile(sums / self._lines / (seeds - 1), [0.025, 0.975])
+        return Estimate(mean, float(low), float(high), seeds)
+
+
+def pooled_ratio(
+    ratios: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> tuple[float, float, float]:
+    """Repeats of one measured ratio → their geometric mean with a 95 % interval.
+
+    In logarithms, the wider of two: what the repeats' own intervals give (root of the summed squares of
+    their half-widths, over n), and from three repeats on what their spread gives (Student's t).
+    """
+    logs = np.log(np.asarray(ratios, dtype=float))
+    halves = (np.log(np.asarray(highs, float)) - np.log(np.asarray(lows, float))) / 2
+    count = len(logs)
+    half = float((halves**2).sum()) ** 0.5 / count
+    if count >= MIN_SEEDS:
+        quantile = float(stdtrit(count - 1, 0.975))
+        half = max(half, quantile * float(logs.std(ddof=1)) / count**0.5)
+    mean = float(logs.mean())
+    return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))

@@ -1,0 +1,128 @@
+"""What to take from a comparison: the sentence on top, and the setting to use."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sparselora.report.settings import Comparison
+from sparselora.report.statistics import MIN_SEEDS
+
+MAX_DROP = 1.0
+"""Points of accuracy that the sentence on top allows, where nothing else is asked for."""
+_MAX_SEEDS = 100
+"""More are not suggested: the films are then what limits the interval."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The fastest setting that is shown to lose at most `max_drop` points, or why there is none."""
+
+    max_drop: float
+    row: dict[Any, Any] | None
+    reason: str
+
+
+def recommend(comparison: Comparison, max_drop: float) -> Recommendation:
+    """The fastest setting whose loss of accuracy is, with 95 % confidence, at most `max_drop` points.
+
+    That is: the lower end of the 95 % interval of its paired difference to plain LoRA lies above
+    −`max_drop`; and its speed-up lies above 1 by its whole interval.
+    """
+    table = comparison.table
+    sparse = table[~table["is_dense"].astype(bool)]
+    if comparison.dense is None:
+        return _none(max_drop, "there is no run of plain LoRA (experiment=dense) to compare with")
+    if sparse.empty:
+        return _none(max_drop, "there are only runs of plain LoRA")
+    if sparse["speedup"].isna().all():
+        return _none(
+            max_drop, "no run was timed (measure=accuracy); run the settings with timing on"
+        )
+    faster = sparse[sparse["speedup_low"] > 1.0]
+    if faster.empty:
+        return _none(max_drop, "no setting is faster than stock LoRA by its whole interval")
+    shown = faster[faster["delta_low"] >= -max_drop].sort_values("speedup", ascending=False)
+    if len(shown):
+        row = shown.to_dict("records")[0]
+        return Recommendation(max_drop, row, "")
+    return _none(max_drop, _why_thin(faster, max_drop))
+
+
+def _none(max_drop: float, reason: str) -> Recommendation:
+    return Recommendation(max_drop, None, reason)
+
+
+def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
+    hopeful = faster[faster["delta_points"] > -max_drop].sort_values("speedup", ascending=False)
+    if hopeful.empty:
+        least = faster.sort_values("delta_points", ascending=False).to_dict("records")[0]
+        if pd.isna(least["delta_points"]):
+            return "no seed has both a sparse run and a run of plain LoRA"
+        return (
+            f"each faster setting loses more on average; the least, {least['setting']}, "
+            f"loses {-least['delta_points']:.2f} points"
+        )
+    row = hopeful.to_dict("records")[0]
+    seeds = int(row["paired_seeds"])
+    name, gap = row["setting"], row["delta_points"]
+    if pd.isna(row["delta_low"]):
+        return (
+            f"the data is too thin: {name} comes out {gap:+.2f} points on {seeds} paired "
+            f"seed{'s' * (seeds != 1)}; an interval takes {MIN_SEEDS}, "
+            f"{max(MIN_SEEDS - seeds, 1)} more"
+        )
+    more = more_seeds(gap, row["delta_low"], seeds, max_drop)
+    interval = f"{gap:+.2f} points ({row['delta_low']:+.2f} to {row['delta_high']:+.2f})"
+    advice = (
+        f"about {more} more seeds would settle it, were all the spread between seeds"
+        if more is not None
+        else "more seeds alone will hardly settle it; more validation lines might"
+    )
+    return f"the data is too thin: {name} comes out {interval} on {seeds} seeds; {advice}"
+
+
+def more_seeds(gap: float, low: float, seeds: int, max_drop: float) -> int | None:
+    """How many more seeds bring the interval's lower end above −`max_drop`; None beyond 100.
+
+    Were all its width the seeds', it would shrink with the root of their number; the part that is the
+    films' does not shrink, so this is the least.
+    """
+    needed = math.ceil(seeds * ((gap - low) / (gap + max_drop)) ** 2)
+    more = max(needed - seeds, 1)
+    return more if more <= _MAX_SEEDS else None
+
+
+def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
+    """The answer in a sentence."""
+    found = recommend(comparison, max_drop)
+    if found.row is not None:
+        return describe(found.row)
+    timed = comparison.table[
+        ~comparison.table["is_dense"].astype(bool) & comparison.table["speedup"].notna()
+    ]
+    fastest = timed.sort_values("speedup", ascending=False).to_dict("records")
+    text = (
+        f"No setting is shown to be faster than LoRA and to lose at most {max_drop:g} points: "
+        f"{found.reason}."
+    )
+    return f"{text} Fastest: {describe(fastest[0])}" if fastest else text
+
+
+def describe(row: dict[Any, Any]) -> str:
+    """One setting: speed-up, accuracy against plain LoRA, share of the bound, whole run."""
+    text = f"{row['setting']}: {row['speedup']:.2f} × the speed of stock LoRA"
+    text += f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    if not pd.isna(row["delta_points"]):
+        seeds = int(row["paired_seeds"])
+        text += f", {row['delta_points']:+.2f} points"
+        if not pd.isna(row["delta_low"]):
+            text += f" ({row['delta_low']:+.2f} to {row['delta_high']:+.2f})"
+        text += f" on {seeds} seed{'s' * (seeds != 1)}"
+        text += ", too few for a claim" if pd.isna(row["delta_low"]) else ""
+    if not pd.isna(row["efficiency"]):
+        text += f"; {row['efficiency']:.0%} of what the FLOPs allow"
+    if not pd.isna(row["run_speedup"]):
+        text += f"; the whole run {row['run_speedup']:.2f} ×"
+    return text + "."

@@ -1,0 +1,119 @@
+"""A report's files in one folder: tables in five formats, plots, `evaluation.md`, the page."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sparselora.record import write_atomically
+from sparselora.report import plots
+from sparselora.report.evaluation import evaluation
+from sparselora.report.page import page
+from sparselora.report.settings import Comparison
+from sparselora.report.terminal import COLUMNS, readable
+from sparselora.report.verdict import headline
+
+
+def write_report(
+    folder: Path,
+    comparisons: Sequence[Comparison],
+    records: pd.DataFrame,
+    problems: pd.DataFrame,
+    sources: Sequence[str],
+    study: pd.DataFrame | None = None,
+    importances: dict[str, dict[str, float]] | None = None,
+    on_file: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Write every file whole, or not at all; what an earlier report left there is replaced.
+
+    Args:
+        on_file: told of each file before it is made.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_frame(comparisons)
+    runs = records.drop(columns=["pairing"]).map(
+        lambda value: str(value) if isinstance(value, list | dict) else value
+    )
+    texts: dict[str, Callable[[], str]] = {
+        "settings.csv": lambda: settings.to_csv(index=False),
+        "settings.md": lambda: "\n".join(markdown(each) for each in comparisons),
+        "settings.tex": lambda: "\n".join(latex(each) for each in comparisons),
+        "runs.csv": lambda: runs.to_csv(index=False),
+        "problems.csv": lambda: problems.to_csv(index=False),
+        "report.html": lambda: page(comparisons, records, problems, sources, study, importances),
+    }
+    if study is not None:
+        texts["study.csv"] = lambda: study.to_csv(index=False)
+    named = next((each for each in comparisons if each.table["experiment"].notna().any()), None)
+    if named is not None:
+        texts["evaluation.md"] = lambda: evaluation(named)
+    for name, make in texts.items():
+        on_file(name)
+        write_atomically(folder / name, _writer(make()))
+    on_file("settings.parquet")
+    write_atomically(folder / "settings.parquet", lambda path: settings.to_parquet(path))
+    for index, comparison in enumerate(comparisons):
+        for name, chart in plots.charts(comparison).items():
+            _save(chart, folder / "plots", name if index == 0 else f"{name}-{index}", on_file)
+    if importances:
+        _save(plots.importance(importances), folder / "plots", "importance", on_file)
+
+
+def _writer(text: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_text(text)
+
+
+def _save(chart: Any, folder: Path, name: str, on_file: Callable[[str], None]) -> None:
+    folder.mkdir(exist_ok=True)
+    # White behind it: the file is legible on a dark page too.
+    chart = chart.configure(background="white")
+    for form in ("png", "svg"):
+        on_file(f"{name}.{form}")
+        write_atomically(
+            folder / f"{name}.{form}", partial(chart.save, format=form, scale_factor=2)
+        )
+
+
+def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """All comparisons in one frame; model, data and device say which rows may be ranked together."""
+    frames = [
+        comparison.table.assign(
+            model=comparison.model,
+            data=comparison.data,
+            device=comparison.device,
+            dense_reference_ms=comparison.reference_ms,
+            comparison=index,
+        )
+        for index, comparison in enumerate(comparisons)
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def markdown(comparison: Comparison) -> str:
+    """A heading, the answer and the table."""
+    frame = _titled(comparison).map(lambda cell: cell.replace("|", "\\|"))
+    table = frame.to_markdown(index=False, disable_numparse=True)
+    legend = "\\* most accurate; ≈ cannot be told from it, by the paired 95 % interval."
+    return f"## {comparison.title}\n\n{headline(comparison)}\n\n{table}\n\n{legend}\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """A `tabular` with a caption; every special character is escaped."""
+    frame = _titled(comparison).replace({"≈": "~=", "×": "x"}, regex=True)
+    frame.columns = [name.replace("×", "x") for name in frame.columns]
+    text = (
+        frame.style.hide(axis="index")
+        .format(escape="latex")
+        .format_index(escape="latex", axis=1)
+        .to_latex(hrules=True, column_format="l" + "r" * (frame.shape[1] - 1))
+    )
+    return f"% {comparison.title}; * most accurate, ~= cannot be told from it\n{text}"
+
+
+def _titled(comparison: Comparison) -> pd.DataFrame:
+    return readable(comparison).rename(columns={key: title for key, (title, _) in COLUMNS.items()})

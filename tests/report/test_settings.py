@@ -1,0 +1,131 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sparselora import load_records
+from sparselora.report.settings import Comparison, compare
+from tests.report.synthetic import ACCURACIES, named_settings, run
+
+
+def rows(root: Path) -> pd.DataFrame:
+    (only,) = compare(load_records(root))
+    return only.table.set_index("setting")
+
+
+def test_a_row_a_setting_with_means_over_seeds(tmp_path: Path) -> None:
+    table = rows(named_settings(tmp_path))
+    assert set(table.index) == set(ACCURACIES)
+    assert table["seeds"].eq(3).all()
+    for label, accuracy in ACCURACIES.items():
+        assert table.loc[label, "accuracy"] == pytest.approx(accuracy)
+        assert table.loc[label, "accuracy_low"] < accuracy < table.loc[label, "accuracy_high"]
+    assert table.loc["optimized", "delta_points"] == pytest.approx(-3.0)
+    assert table.loc["optimized", "delta_high"] < 0
+    assert pd.isna(table.loc["dense", "delta_points"])
+    assert table.loc["dense", "is_dense"]
+    assert table.loc["optimized", "ms_per_step"] == pytest.approx(100 / 1.8)
+    assert table.index[0] == "optimized"  # the fastest first
+    assert table["as_good_as_best"].to_dict() == {
+        "dense": True,
+        "optimized": False,
+        "fallback": bool(table.loc["fallback", "delta_high"] >= 0),
+    }
+    assert table["on_front"].all()
+
+
+def test_two_seeds_are_no_claim(tmp_path: Path) -> None:
+    table = rows(named_settings(tmp_path, seeds=2))
+    assert table["accuracy_low"].isna().all()
+    assert table["delta_low"].isna().all()
+    assert table.loc["optimized", "paired_seeds"] == 2
+    assert not table.loc["optimized", "as_good_as_best"]
+
+
+def test_a_seed_that_ran_twice_counts_once_the_later_one(tmp_path: Path) -> None:
+    run(tmp_path / "a", accuracy=0.5, started="2026-01-01T00:00:00.000+00:00")
+    run(tmp_path / "b", accuracy=0.8, started="2026-01-02T00:00:00.000+00:00")
+    table = rows(tmp_path)
+    assert table["seeds"].tolist() == [1]
+    assert table["accuracy"].tolist() == [pytest.approx(0.8)]
+
+
+def test_another_device_or_budget_is_another_table(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b", "optimized", device="cpu B")
+    longer = json.loads((run(tmp_path / "c") / "record.json").read_text())
+    longer["config"]["train"]["max_steps"] = 999
+    (tmp_path / "c" / "record.json").write_text(json.dumps(longer))
+    found = compare(load_records(tmp_path))
+    assert len(found) == 3
+    assert {each.device for each in found} == {"cpu A", "cpu B"}
+    # Beside it there is no plain LoRA to be compared with.
+    alone = next(each for each in found if each.device == "cpu B")
+    assert alone.dense is None
+    assert alone.table["delta_points"].isna().all()
+
+
+def test_unfinished_runs_and_runs_without_accuracy_are_no_rows(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b", "optimized", status="failed")
+    run(tmp_path / "c", "fallback", metrics=None)
+    assert rows(tmp_path).index.tolist() == ["dense"]
+
+
+def test_runs_without_predictions_have_no_interval(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        run(tmp_path / f"a{seed}", seed=seed, predictions=seed != 2)
+        run(tmp_path / f"b{seed}", "optimized", seed=seed)
+    table = rows(tmp_path)
+    assert pd.isna(table.loc["dense", "accuracy_low"])
+    # Three seeds are paired by their records, two by their predictions: no interval of the wrong ones.
+    assert table.loc["optimized", "paired_seeds"] == 3
+    assert pd.isna(table.loc["optimized", "delta_low"])
+    assert not pd.isna(table.loc["optimized", "accuracy_low"])
+
+
+def test_predictions_on_other_lines_are_left_out(tmp_path: Path) -> None:
+    named_settings(tmp_path)
+    path = tmp_path / "optimized-2" / "predictions.parquet"
+    pd.read_parquet(path).iloc[:-5].to_parquet(path, index=False)
+    assert pd.isna(rows(tmp_path).loc["optimized", "delta_low"])
+
+
+def test_settings_of_one_label_can_be_told_apart(tmp_path: Path) -> None:
+    for index, decay in enumerate(("0.1", "0.2")):
+        config = json.loads((run(tmp_path / f"t{index}") / "record.json").read_text())["config"]
+        config["estimator"]["tokens"] = int(float(decay) * 10)
+        run(
+            tmp_path / f"{index}",
+            "same",
+            config=config,
+            overrides=[f"estimator.tokens={decay}", "seed=1"],
+        )
+    names = rows(tmp_path).index.tolist()
+    assert "same estimator.tokens=0.1" in names
+    assert "same estimator.tokens=0.2" in names
+
+
+def test_command_survives_a_shell(tmp_path: Path) -> None:
+    run(tmp_path / "a", overrides=["layer_sparsity={layer.0: 0.5}", "tags=[a b]"])
+    command = rows(tmp_path)["command"].iloc[0]
+    assert command == "python -m sparselora.run 'layer_sparsity={layer.0: 0.5}' 'tags=[a b]'"
+
+
+def test_untimed_runs_rank_by_accuracy(tmp_path: Path) -> None:
+    for label in ACCURACIES:
+        run(tmp_path / label, label, timed=False)
+    table = rows(tmp_path)
+    assert table.index.tolist() == ["dense", "fallback", "optimized"]
+    assert table["ms_per_step"].isna().all()
+    assert not table["on_front"].any()
+
+
+def test_a_named_setting_is_found(tmp_path: Path) -> None:
+    named_settings(tmp_path)
+    only: Comparison = compare(load_records(tmp_path))[0]
+    fallback = only.named("fallback")
+    assert fallback is not None
+    assert fallback["setting"] == "fallback"
+    assert only.named("original") is None

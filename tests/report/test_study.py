@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sparselora import load_records
+from sparselora.errors import UserError
+from sparselora.report.study import importances, load_study
+from tests.report.synthetic import run
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(
+        storage=storage, study_name="s", directions=["maximize", "minimize"]
+    )
+    study.set_metric_names(["accuracy", "ms_per_step"])
+    ratio = optuna.distributions.FloatDistribution(0, 1)
+    for number in range(12):
+        share = number / 12
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"ffn_sparsity": share, "other": (number % 3) / 3},
+                distributions={"ffn_sparsity": ratio, "other": ratio},
+                values=[0.8 - share / 10, 100 - 50 * share],
+                user_attrs={"run_id": f"runs/{number}"},
+            )
+        )
+    return storage
+
+
+def test_trials_join_their_records(url: str, tmp_path: Path) -> None:
+    for number in (3, 4):
+        run(tmp_path / "runs" / f"{number}", run_id=f"runs/{number}")
+    trials = load_study(url, records=load_records(tmp_path / "runs"))
+    assert len(trials) == 12
+    assert trials["run.accuracy"].notna().sum() == 2
+    assert trials.set_index("run_id").loc["runs/3", "run.label"] == "dense"
+    assert {"params_ffn_sparsity", "values_accuracy", "values_ms_per_step", "state"} <= set(trials)
+
+
+def test_importance_by_objective(url: str) -> None:
+    found = importances(url)
+    assert set(found) == {"accuracy", "ms_per_step"}
+    for shares in found.values():
+        assert shares["ffn_sparsity"] > shares["other"]
+
+
+def test_importance_of_too_few_trials_is_none(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'one.db'}"
+    optuna.create_study(storage=storage, study_name="s")
+    assert importances(storage) == {}
+    assert load_study(storage).empty
+
+
+def test_what_cannot_be_reached_is_one_line(url: str, tmp_path: Path) -> None:
+    missing = f"sqlite:///{tmp_path / 'gone.db'}"
+    with pytest.raises(UserError, match="no such database"):
+        load_study(missing)
+    assert not (tmp_path / "gone.db").exists()
+    with pytest.raises(UserError, match=r"no study 'x'; it holds s"):
+        load_study(url, "x")
+    optuna.create_study(storage=url, study_name="t")
+    with pytest.raises(UserError, match=r"give --study; it holds s, t"):
+        load_study(url)
+    (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at")
+    with pytest.raises(UserError, match="cannot be reached"):
+        load_study(f"sqlite:///{tmp_path / 'text.db'}")
+    with pytest.raises(UserError, match="cannot be reached"):
+        load_study("nonsense://x")

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from sparselora import load_records
+from sparselora.report.settings import Comparison, compare
+from sparselora.report.verdict import headline, more_seeds, recommend
+from tests.report.synthetic import named_settings, run
+
+
+def only(root: Path) -> Comparison:
+    (comparison,) = compare(load_records(root))
+    return comparison
+
+
+def test_the_fastest_that_is_shown_to_lose_little_enough(tmp_path: Path) -> None:
+    comparison = only(named_settings(tmp_path))
+    found = recommend(comparison, 10.0)
+    assert found.row is not None
+    assert found.row["setting"] == "optimized"
+    found = recommend(comparison, 1.5)
+    assert found.row is not None
+    assert found.row["setting"] == "fallback"
+    assert headline(comparison, 1.5).startswith("fallback: 1.60 × the speed of stock LoRA")
+
+
+def test_each_loses_more(tmp_path: Path) -> None:
+    comparison = only(named_settings(tmp_path))
+    found = recommend(comparison, 0.1)
+    assert found.row is None
+    assert "the least, fallback, loses 0.50 points" in found.reason
+    text = headline(comparison, 0.1)
+    assert text.startswith("No setting is shown to be faster")
+    assert "Fastest: optimized: 1.80 ×" in text
+
+
+def test_too_few_seeds_says_how_many_more(tmp_path: Path) -> None:
+    found = recommend(only(named_settings(tmp_path, seeds=2)), 1.0)
+    assert found.row is None
+    assert found.reason == (
+        "the data is too thin: fallback comes out -0.50 points on 2 paired seeds; an interval takes "
+        "3, 1 more"
+    )
+
+
+def test_a_wide_interval_says_how_many_more(tmp_path: Path) -> None:
+    named_settings(tmp_path)
+    comparison = only(tmp_path)
+    low = comparison.table.set_index("setting").loc["fallback", "delta_low"]
+    found = recommend(comparison, 0.51)
+    assert found.row is None
+    assert "too thin" in found.reason
+    more = more_seeds(-0.5, float(low), 3, 0.51)
+    assert (f"about {more} more seeds" if more else "hardly settle it") in found.reason
+
+
+@pytest.mark.parametrize(
+    ("gap", "low", "seeds", "drop", "more"),
+    # Half as wide takes four times as many seeds.
+    [(0.0, -1.0, 5, 0.5, 15), (-0.4, -0.6, 3, 0.5, 9), (-0.4, -1.0, 5, 0.401, None)],
+)
+def test_more_seeds(gap: float, low: float, seeds: int, drop: float, more: int | None) -> None:
+    assert more_seeds(gap, low, seeds, drop) == more
+
+
+def test_nothing_to_recommend_from(tmp_path: Path) -> None:
+    run(tmp_path / "one" / "a", "optimized")
+    assert "no run of plain LoRA" in recommend(only(tmp_path / "one"), 1.0).reason
+    run(tmp_path / "two" / "a")
+    assert "only runs of plain LoRA" in recommend(only(tmp_path / "two"), 1.0).reason
+    run(tmp_path / "three" / "a")
+    run(tmp_path / "three" / "b", "optimized", timed=False)
+    assert "no run was timed" in recommend(only(tmp_path / "three"), 1.0).reason
+    run(tmp_path / "four" / "a")
+    run(tmp_path / "four" / "b", "optimized", speedup=1.01)
+    assert "no setting is faster" in recommend(only(tmp_path / "four"), 1.0).reason
+    run(tmp_path / "five" / "a", seed=1)
+    run(tmp_path / "five" / "b", "optimized", seed=2)
+    assert "no seed has both" in recommend(only(tmp_path / "five"), 1.0).reason
