@@ -130,7 +130,7 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
         if column.dtype in ("float64", "Int64"):
             numbers = pd.to_numeric(frame[name], errors="coerce")
             whole = column.dtype == "Int64" and (numbers.dropna() % 1 == 0).all()
-            frame[name] = numbers.astype(column.dtype if whole else "float64")
+            frame[name] = numbers.astype("Int64" if whole else "float64")
         elif column.dtype == "boolean":
             known = frame[name].map(lambda value: value if isinstance(value, bool) else None)
             frame[name] = known.astype("boolean")

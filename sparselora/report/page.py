@@ -7,7 +7,7 @@ escaped by the template, and in the embedded JSON `<`, `>`, `&` and `'` are writ
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -45,7 +45,7 @@ _COLUMNS: dict[str, tuple[str, str, str]] = {
 
 
 def page(
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[tuple[Comparison, Mapping[str, plots.Drawn]]],
     records: pd.DataFrame,
     problems: pd.DataFrame,
     sources: Sequence[str],
@@ -55,21 +55,25 @@ def page(
     """The page, as text.
 
     Args:
+        comparisons: each with its charts.
         records: all that were loaded, `problems` those among them that cannot be used.
         sources: where they were loaded from.
         study: trials of a study, as `load_study` gives them.
         importances: of its parameters, by objective.
     """
-    sections = [_section(comparison, index) for index, comparison in enumerate(comparisons)]
+    sections = [_section(*each, index) for index, each in enumerate(comparisons)]
     charts = {key: chart for section in sections for key, chart in section["charts"].items()}
+    importance_title = ""
     if importances:
-        charts["importance"] = _spec(plots.importance(importances))
+        drawn = plots.importance(importances)
+        importance_title = str(drawn.title)
+        charts["importance"] = _spec(drawn)
     settings = {
         f"{index}:{row['setting']}": {
             "command": row["command"],
             "config": json.loads(row["config"]),
         }
-        for index, comparison in enumerate(comparisons)
+        for index, (comparison, _) in enumerate(comparisons)
         for row in comparison.table.to_dict("records")
     }
     environment = jinja2.Environment(
@@ -87,7 +91,7 @@ def page(
         counts=records["status"].fillna("no status").value_counts().to_dict(),
         problems=problems.to_dict("records"),
         study=None if study is None else _cells(study),
-        has_importance=bool(importances),
+        importance_title=importance_title,
         provenance=_provenance(records),
         random_weights=bool(records["random_weights"].fillna(False).any()),
         cuda_note=CUDA_NOTE if records["device_type"].eq("cuda").fillna(False).any() else "",
@@ -96,8 +100,7 @@ def page(
     )
 
 
-def _section(comparison: Comparison, index: int) -> dict[str, Any]:
-    made = plots.charts(comparison)
+def _section(comparison: Comparison, made: Mapping[str, plots.Drawn], index: int) -> dict[str, Any]:
     table = comparison.table
     best = table["accuracy"].max()
     return {
@@ -108,7 +111,7 @@ def _section(comparison: Comparison, index: int) -> dict[str, Any]:
         "reference_ms": comparison.reference_ms,
         "rows": [_table_row(row, best) for row in table.to_dict("records")],
         "charts": {f"{name}-{index}": _spec(chart) for name, chart in made.items()},
-        "titles": {f"{name}-{index}": name.replace("_", " ") for name in made},
+        "figures": [(f"{name}-{index}", str(chart.title)) for name, chart in made.items()],
     }
 
 
@@ -139,7 +142,8 @@ def _interval(low: Any, high: Any, form: str) -> str | None:
 
 
 def _spec(chart: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    del spec["title"]  # the page sets it as a heading, which a narrow screen can break
     spec["width"] = "container"
     return spec
 
@@ -185,7 +189,7 @@ def vega() -> str:
     with contextlib.suppress(OSError):
         return path.read_text()
     # A script ends at the first `</script`, wherever it stands.
-    bundle = str(vl_convert.javascript_bundle(None, language))
+    bundle = str(vl_convert.javascript_bundle(vl_version=language))  # type: ignore[call-arg]
     code = bundle.replace("</script", "<\\/script")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

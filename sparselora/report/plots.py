@@ -127,7 +127,7 @@ def sparsity_by_layer(comparison: Comparison) -> Drawn | None:
     order = [name for name in comparison.table["setting"] if name in set(table["setting"])]
     return _heat_map(
         table,
-        alt.X("layer:O", title="layer, 0 is the first"),
+        alt.X("layer:O", title="layer, 0 is the first").axis(labelAngle=0),
         alt.Y("setting:N", title=None, sort=order).axis(labelLimit=260),
         alt.Color("sparsity:Q", title="left out").scale(scheme="blues", domain=[0, 1]),
         alt.Text("sparsity:Q", format=".2f"),
@@ -164,7 +164,7 @@ def _grid(
     middle = float((table[value].max() + table[value].min()) / 2)
     return _heat_map(
         table,
-        alt.X("ffn_sparsity:O", title="ffn_sparsity, share left out"),
+        alt.X("ffn_sparsity:O", title="ffn_sparsity, share left out").axis(labelAngle=0),
         alt.Y("svd_rank:O", title="svd_rank"),
         alt.Color(f"{value}:Q", title=title).scale(scheme="viridis"),
         alt.Text(f"{value}:Q", format=form),

@@ -162,9 +162,9 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
 def answers_of(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
     """By setting (its key, the `config` of a table) and seed; runs without predictions are left out."""
     return {
-        (str(row.setting), int(row.seed)): each
-        for row in runs.itertuples()
-        if (each := load_answers(Path(str(row.folder)))) is not None
+        (str(row["setting"]), int(row["seed"])): each
+        for row in runs[["setting", "seed", "folder"]].to_dict("records")
+        if (each := load_answers(Path(str(row["folder"])))) is not None
     }
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import stdtrit
 
 from sparselora.record import PREDICTIONS_NAME
 
@@ -55,9 +54,8 @@ def load_answers(folder: Path) -> Answers | None:
     """From a run's `predictions.parquet`; None where there is none, or it cannot be read."""
     columns = ["step", "example_id", "group", "label", "logits"]
     try:
-        table = pq.read_table(
-            folder / PREDICTIONS_NAME, columns=columns, filters=[("split", "==", "validation")]
-        )
+        table = pq.ParquetFile(folder / PREDICTIONS_NAME).read(["split", *columns])
+        table = table.filter(pa.compute.equal(table["split"], "validation"))
         last = table.filter(pa.compute.equal(table["step"], pa.compute.max(table["step"])))
         if not len(last):
             return None
@@ -87,10 +85,13 @@ class Bootstrap:
         # Many films are put into bins, whole ones: the variance that is estimated stays the same.
         self._group_of = np.unique(groups, return_inverse=True)[1] % MAX_GROUPS
         self._seed = seed
+        self._draws: dict[int, np.ndarray] = {}
+        """By number of seeds, (draws, seeds): how often each seed is in a draw."""
         count = int(self._group_of.max()) + 1
         generator = np.random.default_rng(seed)
-        # (draws, films): how often each film is in a draw
-        self._films = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+        # (draws, films): how often each film is in a draw; floats, whose products are fast
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+        self._films = drawn.astype(float)
         self._lines = self._films @ np.bincount(self._group_of)
 
     def fits(self, answers: Answers) -> bool:
@@ -119,9 +120,11 @@ class Bootstrap:
             return Estimate(mean, None, None, seeds)
         films = self._films.shape[1]
         by_film = np.array([np.bincount(self._group_of, row, minlength=films) for row in values])
-        generator = np.random.default_rng([self._seed, seeds])
-        drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=DRAWS)
-        sums = np.einsum("df,sf,ds->d", self._films, by_film, drawn, optimize=True)
+        if seeds not in self._draws:
+            generator = np.random.default_rng([self._seed, seeds])
+            drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=DRAWS)
+            self._draws[seeds] = drawn.astype(float)
+        sums = ((self._films @ by_film.T) * self._draws[seeds]).sum(axis=1)
         low, high = np.quantile(sums / self._lines / (seeds - 1), [0.025, 0.975])
         return Estimate(mean, float(low), float(high), seeds)
 
@@ -139,6 +142,8 @@ def pooled_ratio(
     count = len(logs)
     half = float((halves**2).sum()) ** 0.5 / count
     if count >= MIN_SEEDS:
+        from scipy.special import stdtrit  # a third of a second, which not every report needs
+
         quantile = float(stdtrit(count - 1, 0.975))
         half = max(half, quantile * float(logs.std(ddof=1)) / count**0.5)
     mean = float(logs.mean())

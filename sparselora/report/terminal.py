@@ -65,10 +65,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """A row a setting, and the answer in a sentence below."""
     frame = readable(comparison)
     for name in _FIRST_TO_GO:
-        if (
-            name in frame
-            and text_width({COLUMNS[key][0]: frame[key] for key in frame}) > console.width
-        ):
+        titled = {COLUMNS[str(key)][0]: cells.to_list() for key, cells in frame.items()}
+        if name in frame and text_width(titled) > console.width:
             frame = frame.drop(columns=name)
     table = Table(title=escape(comparison.title), title_justify="left")
     for name in map(str, frame):

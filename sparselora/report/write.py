@@ -36,6 +36,8 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings_frame(comparisons)
+    charts = [plots.charts(comparison) for comparison in comparisons]
+    drawn = list(zip(comparisons, charts, strict=True))
     runs = records.drop(columns=["pairing"]).map(
         lambda value: str(value) if isinstance(value, list | dict) else value
     )
@@ -45,7 +47,7 @@ def write_report(
         "settings.tex": lambda: "\n".join(latex(each) for each in comparisons),
         "runs.csv": lambda: runs.to_csv(index=False),
         "problems.csv": lambda: problems.to_csv(index=False),
-        "report.html": lambda: page(comparisons, records, problems, sources, study, importances),
+        "report.html": lambda: page(drawn, records, problems, sources, study, importances),
     }
     if study is not None:
         texts["study.csv"] = lambda: study.to_csv(index=False)
@@ -57,8 +59,8 @@ def write_report(
         write_atomically(folder / name, _writer(make()))
     on_file("settings.parquet")
     write_atomically(folder / "settings.parquet", lambda path: settings.to_parquet(path))
-    for index, comparison in enumerate(comparisons):
-        for name, chart in plots.charts(comparison).items():
+    for index, of_one in enumerate(charts):
+        for name, chart in of_one.items():
             _save(chart, folder / "plots", name if index == 0 else f"{name}-{index}", on_file)
     if importances:
         _save(plots.importance(importances), folder / "plots", "importance", on_file)
