@@ -10,10 +10,11 @@ from rich.console import Console
 from tqdm import tqdm
 
 from sparselora.errors import UserError
-from sparselora.report.load import load_records, problems
+from sparselora.report.load import load_records
 from sparselora.report.settings import compare
 from sparselora.report.study import importances, is_url, load_study
 from sparselora.report.terminal import print_comparison, print_problems, print_titles
+from sparselora.report.usable import problems
 from sparselora.report.verdict import describe, recommend
 
 _EPILOG = """examples:
@@ -45,15 +46,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="print two folders' settings side by side"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     console = Console()
     try:
+        _check(options)
         if options.compare:
             return _compare(options.compare, console)
         return _report(options, console)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Every option that was given has an effect."""
+    if options.compare and (options.sources or options.recommend or options.study):
+        raise UserError("--compare: takes two folders and no other source, --recommend or --study")
+    if options.study and not any(map(is_url, options.sources)):
+        raise UserError(f"--study {options.study}: give the URL of its storage as well")
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
@@ -76,7 +86,8 @@ def _report(options: argparse.Namespace, console: Console) -> int:
                 console.print(f"None: {found.reason}.", markup=False)
             else:
                 console.print(describe(found.row), markup=False)
-                console.print(found.row["command"], markup=False, soft_wrap=True)
+                again = found.row["command"] or "its record does not hold the overrides"
+                console.print(again, markup=False, soft_wrap=True)
         if not comparisons:
             raise UserError("no completed run with an accuracy to recommend from")
         return 0

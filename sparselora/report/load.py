@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sparselora.errors import UserError
-from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING, SCHEMA_VERSION
+from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
 
 UNREADABLE = "unreadable"
 """Status of a file that is not a whole record."""
@@ -128,8 +128,9 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *_KEYS, *extra])
     for name, column in COLUMNS.items():
         if column.dtype in ("float64", "Int64"):
-            numbers = pd.to_numeric(frame[name], errors="coerce")
-            whole = column.dtype == "Int64" and (numbers.dropna() % 1 == 0).all()
+            numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+            exact = (numbers.dropna() % 1 == 0) & (numbers.dropna().abs() < 2**53)
+            whole = column.dtype == "Int64" and exact.all()
             frame[name] = numbers.astype("Int64" if whole else "float64")
         elif column.dtype == "boolean":
             known = frame[name].map(lambda value: value if isinstance(value, bool) else None)
@@ -139,23 +140,6 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
         else:
             frame[name] = frame[name].astype("object")
     return frame
-
-
-def problems(records: pd.DataFrame) -> pd.DataFrame:
-    """The records that a report cannot use, or not wholly: `folder` and why, in `problem`."""
-    rows = []
-    for row in records.to_dict("records"):
-        older, status = row["schema_version"], _or(row["status"], "no status")
-        if status != COMPLETED:
-            problem = status if pd.isna(row["error"]) else f"{status}: {row['error']}"
-        elif pd.isna(row["accuracy"]):
-            problem = "completed, but holds no validation accuracy"
-        elif pd.isna(older) or older != SCHEMA_VERSION:
-            problem = f"schema version {_or(older, 'missing')}, this is {SCHEMA_VERSION}"
-        else:
-            continue
-        rows.append({"folder": row["folder"], "problem": problem})
-    return pd.DataFrame(rows, columns=["folder", "problem"])
 
 
 def pairing_key(record: dict[str, Any]) -> str | None:
@@ -187,31 +171,45 @@ def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
 
 def _row(file: Path) -> dict[str, Any]:
     try:
-        record = json.loads(file.read_text())
+        text = file.read_text(encoding="utf-8")
+        # NaN and infinities are no JSON, and no figures.
+        record = json.loads(text, parse_constant=lambda _: None)
         if not isinstance(record, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:
+        if "\\ud" in text.lower():
+            record = _encodable(record)
+    except (OSError, ValueError, RecursionError) as error:
         return {"status": UNREADABLE, "error": str(error), "folder": str(file.parent)}
     row = {name: _dig(record, column.path) for name, column in COLUMNS.items()}
     config = record.get("config")
     if isinstance(config, dict):
         named = {column.path for column in COLUMNS.values()}
-        flat = _flat(config, "config")
+        flat = flatten(config, "config")
         row |= {key: value for key, value in flat.items() if key not in named}
     row["pairing"], row["setting"] = pairing_key(record), _setting_key(record)
     row["folder"] = str(file.parent)
     return row
 
 
-def _flat(value: dict[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(value: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested keys joined by dots; `layer_sparsity` stays one entry."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}"
         if isinstance(item, dict) and key != "layer_sparsity":
-            flat |= _flat(item, name)
+            flat |= flatten(item, name)
         else:
             flat[name] = item
     return flat
+
+
+def _encodable(value: Any) -> Any:
+    # Half of a surrogate pair can stand in JSON, but in no file or page.
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _dig(value: Any, path: str) -> Any:
@@ -223,12 +221,8 @@ def _dig(value: Any, path: str) -> Any:
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in file.parts]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in file.parts]
 
 
 def _text(value: Any) -> str | None:
     return None if value is None or value is pd.NA or value != value else str(value)
-
-
-def _or(value: Any, other: str) -> str:
-    return other if pd.isna(value) else str(value)

@@ -70,7 +70,7 @@ def page(
         charts["importance"] = _spec(drawn)
     settings = {
         f"{index}:{row['setting']}": {
-            "command": row["command"],
+            "command": row["command"] or "unknown: the record does not hold its overrides",
             "config": json.loads(row["config"]),
         }
         for index, (comparison, _) in enumerate(comparisons)
@@ -120,12 +120,15 @@ def _table_row(row: dict[Any, Any], best: float) -> dict[str, Any]:
     row["accuracy"] = row["accuracy"] * 100
     row["delta_interval"] = _interval(row["delta_low"], row["delta_high"], "{:+.2f} to {:+.2f}")
     row["speedup_interval"] = _interval(row["speedup_low"], row["speedup_high"], "{:.3f} to {:.3f}")
-    row["as_good_as_best"] = "yes" if row["as_good_as_best"] else "no"
+    alike = row["as_good_as_best"]
+    row["as_good_as_best"] = None if pd.isna(alike) else "yes" if alike else "no"
     cells = []
     for name, (_, form, _) in _COLUMNS.items():
         value = row[name]
         missing = value is None or pd.isna(value)
         text = "–" if missing else form.format(value)
+        if name.endswith("_interval"):
+            value = row[name.replace("_interval", "_low")]
         number = not missing and not isinstance(value, str)
         cells.append({"text": text, "order": repr(float(value)) if number else ""})
     return {
@@ -149,18 +152,18 @@ def _spec(chart: Any) -> dict[str, Any]:
 
 
 def _cells(frame: pd.DataFrame) -> dict[str, Any]:
-    rows = [
-        [
-            "–"
-            if value is None or pd.isna(value)
-            else f"{value:.6g}"
-            if isinstance(value, float)
-            else str(value)
-            for value in row
-        ]
-        for row in frame.itertuples(index=False)
-    ]
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     return {"columns": [str(name) for name in frame.columns], "rows": rows}
+
+
+def _cell(value: Any) -> dict[str, str]:
+    if isinstance(value, list | dict):
+        return {"text": str(value), "order": ""}
+    if value is None or pd.isna(value):
+        return {"text": "–", "order": ""}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"text": f"{value:.6g}", "order": repr(float(value))}
+    return {"text": str(value), "order": ""}
 
 
 def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
@@ -187,11 +190,11 @@ def vega() -> str:
     version = f"{metadata.version('vl-convert-python')}-{language}"
     path = cache_folder() / f"vega-{version}.js"
     with contextlib.suppress(OSError):
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     # A script ends at the first `</script`, wherever it stands.
     bundle = str(vl_convert.javascript_bundle(vl_version=language))  # type: ignore[call-arg]
     code = bundle.replace("</script", "<\\/script")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: temporary.write_text(code))
+        write_atomically(path, lambda temporary: temporary.write_text(code, encoding="utf-8"))
     return code

@@ -21,6 +21,8 @@ PALETTE = (
 Drawn = alt.LayerChart | alt.FacetChart
 MAX_CURVES = 8
 """Settings in one plot of curves: as many as there are colours."""
+MAX_ROWS = 60
+"""Settings in a heat map: more cannot be read."""
 _SMOOTHED_STEPS = 20
 _MS = "ms per optimizer step (drift-corrected)"
 _ACCURACY = "validation accuracy, %"
@@ -118,13 +120,17 @@ def sparsity_by_layer(comparison: Comparison) -> Drawn | None:
     rows = []
     names = comparison.table.set_index("config")["setting"]
     for run in comparison.runs.drop_duplicates("setting", keep="last").to_dict("records"):
-        for index, layer in enumerate(run["layers"] if isinstance(run["layers"], list) else []):
+        for index, layer in enumerate(_dicts(run["layers"])):
             realised = layer.get("realised_sparsity")
             rows.append({"setting": names[run["setting"]], "layer": index, "sparsity": realised})
-    table = pd.DataFrame(rows).dropna() if rows else pd.DataFrame()
+    table = pd.DataFrame(rows, columns=["setting", "layer", "sparsity"])
+    table["sparsity"] = pd.to_numeric(table["sparsity"], errors="coerce")
+    table = table.dropna()
     if table.empty:
         return None
     order = [name for name in comparison.table["setting"] if name in set(table["setting"])]
+    order = order[:MAX_ROWS]
+    table = table[table["setting"].isin(order)]
     return _heat_map(
         table,
         alt.X("layer:O", title="layer, 0 is the first").axis(labelAngle=0),
@@ -152,7 +158,7 @@ def _grid(
 ) -> Drawn | None:
     table = comparison.table.dropna(subset=["svd_rank", "ffn_sparsity", value])
     table = table[table["experiment"].isna() & ~table["is_dense"].astype(bool)]
-    kinds = table.groupby(["schedule", "estimator", "compensation"])
+    kinds = table.groupby(["schedule", "estimator", "compensation"], dropna=False)
     if table.empty:
         return None
     # One schedule and estimator: those with the most cells, so that a cell is one setting.
@@ -221,7 +227,8 @@ def _curves(comparison: Comparison, value: str, title: str) -> Drawn | None:
         else:
             curves += [
                 {"setting": name, "step": each["step"], value: each["accuracy"] * 100}
-                for each in run["evaluations"] or []
+                for each in _dicts(run["evaluations"])
+                if all(isinstance(each.get(key), int | float) for key in ("step", "accuracy"))
             ]
     if not curves:
         return None
@@ -248,9 +255,16 @@ def _curves(comparison: Comparison, value: str, title: str) -> Drawn | None:
 
 def _read_metrics(folder: Path) -> pd.DataFrame | None:
     try:
-        return pd.read_csv(folder / METRICS_NAME, usecols=["step", "phase", "loss"])
+        steps = pd.read_csv(folder / METRICS_NAME, usecols=["step", "phase", "loss"])
     except (OSError, ValueError):
         return None
+    for name in ("step", "loss"):
+        steps[name] = pd.to_numeric(steps[name], errors="coerce")
+    return steps.dropna().reset_index(drop=True)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def importance(importances: dict[str, dict[str, float]]) -> alt.Chart:
@@ -278,6 +292,8 @@ def _percent(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return table.assign(**{name: table[name].astype("float64") * 100 for name in columns})
 
 
+# A point a setting: Altair's own limit of 5,000 rows guards notebooks, not files.
+alt.data_transformers.disable_max_rows()
 _CHARTS: dict[str, Callable[[Comparison], Any]] = {
     "accuracy_by_time": accuracy_by_time,
     "speedup_by_bound": speedup_by_bound,
@@ -287,3 +303,5 @@ _CHARTS: dict[str, Callable[[Comparison], Any]] = {
     "accuracy_by_step": accuracy_by_step,
     "loss_by_step": loss_by_step,
 }
+NAMES = (*_CHARTS, "importance")
+"""Of all charts there are."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselora.record import COMPLETED
 from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answers, pooled_ratio
+from sparselora.report.usable import is_usable, where
 
 SETTING_COLUMNS = {
     "setting": "short name; its configuration stands in `config`",
@@ -28,14 +28,14 @@ SETTING_COLUMNS = {
     "delta_low": "its 95 % interval over films and seeds; none with fewer than 3 paired seeds",
     "delta_high": "",
     "paired_seeds": "seeds that both have",
-    "as_good_as_best": "whether the data cannot tell it from the most accurate setting",
+    "as_good_as_best": "whether the data cannot tell it from the most accurate; none with < 3 seeds",
     "f1": "mean over seeds",
     "loss": "mean over seeds, nats per line",
     "ms_per_step": "stock LoRA's median ms/step over this table's runs, over `speedup`",
     "speedup": "over stock PEFT LoRA, geometric mean over seeds",
     "speedup_low": "its 95 % interval",
     "speedup_high": "",
-    "run_speedup": "the same of the whole run: calibration and dense steps included",
+    "run_speedup": "geometric mean, of the whole run: calibration and dense steps included",
     "bound": "speed-up that the counted FLOPs allow",
     "efficiency": "(our dense over sparse) over bound",
     "unstable": "runs whose control, stock against itself, strayed from 1",
@@ -50,8 +50,9 @@ SETTING_COLUMNS = {
     "estimator": "",
     "compensation": "",
     "is_dense": "whether it is plain LoRA",
+    "is_reference": "whether it is the plain LoRA that differences are taken to",
     "on_front": "whether no other setting is both as accurate and as fast (point estimates)",
-    "command": "what runs it again",
+    "command": "what runs it again; none where the record does not say",
     "config": "the whole configuration but the seed, JSON",
 }
 """Columns of `Comparison.table`, and what they hold."""
@@ -79,8 +80,8 @@ class Comparison:
 
     @property
     def dense(self) -> dict[Any, Any] | None:
-        """The row of plain LoRA."""
-        rows = self.table[self.table["is_dense"]].to_dict("records")
+        """The row of plain LoRA that differences are taken to."""
+        rows = self.table[self.table["is_reference"].astype(bool)].to_dict("records")
         return rows[0] if rows else None
 
     def named(self, experiment: str) -> dict[Any, Any] | None:
@@ -90,19 +91,19 @@ class Comparison:
 
 
 def compare(records: pd.DataFrame) -> list[Comparison]:
-    """Completed runs with an accuracy → comparisons, the largest first.
+    """Completed runs with an accuracy, a configuration and a seed → comparisons, the largest first.
 
-    Of two runs of one setting and seed the later one counts.
+    Of two runs of one setting and seed the later one counts. Threads belong to the device: times on
+    one and on two are not ranked together.
     """
-    usable = records[records["status"].eq(COMPLETED).fillna(False) & records["accuracy"].notna()]
-    usable = usable[usable["setting"].notna()].copy()
-    usable["seed"] = usable["seed"].fillna(0).astype(int)
+    usable = records[is_usable(records)].copy()
+    usable["seed"] = usable["seed"].astype("int64")
     usable["family"] = [_family(key) for key in usable["pairing"]]
-    usable["where"] = usable["device"].fillna("unknown device").astype(str)
+    usable["where"] = where(usable)
     usable = usable.sort_values("started", kind="stable", na_position="first")
     usable = usable.drop_duplicates(["family", "where", "setting", "seed"], keep="last")
     groups = usable.groupby(["family", "where"], sort=False)
-    found = [_comparison(str(family), str(where), runs) for (family, where), runs in groups]
+    found = [_comparison(str(family), str(place), runs) for (family, place), runs in groups]
     return sorted(found, key=lambda comparison: -len(comparison.runs))
 
 
@@ -120,25 +121,29 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
     if bootstrap is not None:
         answers = {key: each for key, each in answers.items() if bootstrap.fits(each)}
     plain = set(runs.loc[runs["sparse_steps"].eq(0).fillna(False), "setting"])
+    reference_key = _reference(runs[runs["setting"].isin(plain)])
     groups = [(str(key), group) for key, group in runs.groupby("setting", sort=False)]
     names = _distinct(groups)
-    answered = {key: _of(answers, {key}) for key, _ in groups}
+    answered: dict[str, dict[int, Answers]] = {key: {} for key, _ in groups}
+    for (key, seed), each in answers.items():
+        answered[key][seed] = each
     best = max(groups, key=lambda each: float(each[1]["accuracy"].mean()))[0]
     rows = []
     for (key, group), name in zip(groups, names, strict=True):
         row: dict[str, Any] = dict.fromkeys(SETTING_COLUMNS)
-        row |= {"setting": name, "is_dense": key in plain, "as_good_as_best": key == best}
+        row |= {"setting": name, "is_dense": key in plain, "is_reference": key == reference_key}
         row |= _plain_figures(group, reference)
         if bootstrap is not None and len(answered[key]) == len(group):
             mean = bootstrap.mean(list(answered[key].values()))
             row |= {"accuracy_low": mean.low, "accuracy_high": mean.high}
-        row |= _difference(group, runs[runs["setting"].isin(plain)], key in plain)
+        if key != reference_key and reference_key is not None:
+            row |= _difference(group, runs[runs["setting"].eq(reference_key)])
         if bootstrap is not None:
-            to_dense = bootstrap.difference(answered[key], _of(answers, plain))
-            if to_dense is not None and key not in plain and to_dense.seeds == row["paired_seeds"]:
+            to_dense = bootstrap.difference(answered[key], answered.get(reference_key or "", {}))
+            if to_dense is not None and to_dense.seeds == row["paired_seeds"]:
                 row |= {"delta_low": _points(to_dense.low), "delta_high": _points(to_dense.high)}
             to_best = bootstrap.difference(answered[key], answered[best])
-            row["as_good_as_best"] |= _holds_zero(to_best)
+            row["as_good_as_best"] = True if key == best else _holds_zero(to_best)
         rows.append(row)
     table = pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
     table["on_front"] = _front(table)
@@ -179,10 +184,6 @@ def _bootstrap(answers: Mapping[tuple[str, int], Answers]) -> Bootstrap | None:
     return Bootstrap(one.examples, one.groups)
 
 
-def _of(answers: Mapping[tuple[str, int], Answers], settings: set[str]) -> dict[int, Answers]:
-    return {seed: each for (setting, seed), each in answers.items() if setting in settings}
-
-
 def _plain_figures(group: pd.DataFrame, reference: float | None) -> dict[str, Any]:
     last = group.iloc[-1]
     row: dict[str, Any] = {
@@ -193,15 +194,18 @@ def _plain_figures(group: pd.DataFrame, reference: float | None) -> dict[str, An
         "command": command(last),
         "config": last["setting"],
     }
-    for name in ("accuracy", "f1", "loss", "efficiency", "run_speedup", "bound"):
+    for name in ("accuracy", "f1", "loss", "efficiency", "bound"):
         row[name] = _mean(group[name])
+    runs = group["run_speedup"]
+    row["run_speedup"] = float(np.exp(np.log(runs[runs > 0]).mean()))
     for name in ("realised_sparsity", "trained_parameters", "svd_rank", "ffn_sparsity"):
         row[name] = _mean(group[name])
     for name in ("step_memory_mb", "dense_step_memory_mb"):
         row[name] = float(group[name].median())
     for name in ("schedule", "estimator", "compensation"):
         row[name] = None if pd.isna(last[name]) else str(last[name])
-    timed = group.dropna(subset=["speedup", "speedup_low", "speedup_high"])
+    ends = group[["speedup", "speedup_low", "speedup_high"]]
+    timed = group[(ends > 0).all(axis=1)]
     if len(timed):
         ratio, low, high = pooled_ratio(
             *(timed[name].to_list() for name in ("speedup", "speedup_low", "speedup_high"))
@@ -211,19 +215,25 @@ def _plain_figures(group: pd.DataFrame, reference: float | None) -> dict[str, An
     return row
 
 
-def _difference(group: pd.DataFrame, plain: pd.DataFrame, is_dense: bool) -> dict[str, Any]:
-    if is_dense:
-        return {}
-    ours = group.set_index("seed")["accuracy"]
-    theirs = plain.drop_duplicates("seed", keep="last").set_index("seed")["accuracy"]
-    gaps = (ours - theirs).dropna()
+def _reference(plain: pd.DataFrame) -> str | None:
+    # The named `dense` where it is there, else the plain LoRA with most seeds.
+    if plain.empty:
+        return None
+    named = plain[plain["experiment"].eq("dense").fillna(False)]
+    counts = (plain if named.empty else named)["setting"].value_counts(sort=False)
+    return str(counts.idxmax())
+
+
+def _difference(group: pd.DataFrame, plain: pd.DataFrame) -> dict[str, Any]:
+    gaps = (group.set_index("seed")["accuracy"] - plain.set_index("seed")["accuracy"]).dropna()
     return {"delta_points": _points(_mean(gaps)), "paired_seeds": len(gaps)} if len(gaps) else {}
 
 
-def command(run: Any) -> str:
+def command(run: Any) -> str | None:
     """The line that runs a record's setting again, whatever characters its values hold."""
-    overrides = run["overrides"] if isinstance(run["overrides"], list) else []
-    return shlex.join(["python", "-m", "sparselora.run", *map(str, overrides)])
+    if not isinstance(run["overrides"], list):
+        return None
+    return shlex.join(["python", "-m", "sparselora.run", *map(str, run["overrides"])])
 
 
 def _distinct(groups: list[tuple[str, pd.DataFrame]]) -> list[str]:
@@ -257,13 +267,10 @@ def _front(table: pd.DataFrame) -> list[bool]:
     ]
 
 
-def _holds_zero(estimate: Estimate | None) -> bool:
-    return (
-        estimate is not None
-        and estimate.low is not None
-        and estimate.high is not None
-        and estimate.low <= 0.0 <= estimate.high
-    )
+def _holds_zero(estimate: Estimate | None) -> bool | None:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return estimate.low <= 0.0 <= estimate.high
 
 
 def _points(share: float | None) -> float | None:

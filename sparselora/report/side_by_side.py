@@ -1,5 +1,6 @@
 """Two sets of records side by side: two machines, two commits, two sweeps."""
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.report.load import flatten
 from sparselora.report.settings import Comparison, answers_of, compare
 from sparselora.report.statistics import Bootstrap
 from sparselora.report.terminal import with_interval
@@ -23,7 +25,7 @@ def side_by_side(records: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for one in first:
         for two in second:
-            if (one.model, one.data, one.shared) == (two.model, two.data, two.shared):
+            if (one.model, one.data) == (two.model, two.data):
                 rows += _rows(one, two)
     return pd.DataFrame(rows, columns=list(_HEADS))
 
@@ -44,16 +46,22 @@ _HEADS = {
 
 def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
     same = one.device == two.device
-    theirs = {row["config"]: row for row in two.table.to_dict("records")}
+    # A key that only one commit knows tells no two settings apart.
+    key_one, key_two = _keys(one), _keys(two)
+    common = {name for key in key_one.values() for name in key}
+    common &= {name for key in key_two.values() for name in key}
+    theirs = {
+        _restricted(key_two[row["config"]], common): row for row in two.table.to_dict("records")
+    }
     answers = answers_of(one.runs), answers_of(two.runs)
     rows = []
     for row in one.table.to_dict("records"):
-        other = theirs.get(row["config"])
+        other = theirs.get(_restricted(key_one[row["config"]], common))
         if other is None:
             continue
         runs = [
-            {seed: each for (key, seed), each in found.items() if key == row["config"]}
-            for found in answers
+            {seed: each for (key, seed), each in found.items() if key == setting["config"]}
+            for found, setting in zip(answers, (row, other), strict=True)
         ]
         rows.append(
             {
@@ -69,6 +77,14 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _keys(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    return {key: flatten(json.loads(key), "config") for key in comparison.table["config"]}
+
+
+def _restricted(config: dict[str, Any], names: set[str]) -> str:
+    return json.dumps({name: config[name] for name in sorted(names) if name in config})
 
 
 def _difference(first: dict[int, Any], second: dict[int, Any]) -> dict[str, Any]:
@@ -99,7 +115,8 @@ def print_side_by_side(frame: pd.DataFrame, names: tuple[str, str], console: Con
     table = Table(title=escape(f"A: {names[0]}; B: {names[1]}"), title_justify="left")
     shown = [name for name in frame if name == "setting" or frame[name].astype(str).ne("–").any()]
     for name in shown:
-        table.add_column(_HEADS[str(name)], justify="left" if name == "setting" else "right")
+        left = name == "setting"
+        table.add_column(_HEADS[str(name)], justify="left" if left else "right", overflow="fold")
     for row in frame[shown].itertuples(index=False):
         table.add_row(*(escape(str(value)) for value in row))
     console.print(table)

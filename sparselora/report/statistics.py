@@ -4,7 +4,9 @@ A line's group is its film: lines of one film are right or wrong together, so wh
 lines; and a fine-tune repeated with another seed gives another accuracy, so seeds are drawn as well
 (both with replacement; the percentile interval of 2,000 draws). Of n seeds n − 1 are drawn each time:
 n draws of n would make the variance of their mean too small by (n − 1) / n, a third with three seeds
-(Rao & Wu, JASA 1988). "Film" is whatever `data.group_column` names, or the line itself.
+(Rao & Wu, JASA 1988). And since a spread that is itself estimated from few seeds can be far too small,
+the interval is widened as Student's t with n − 1 degrees of freedom is against the normal, for the
+seeds' share of its variance. "Film" is whatever `data.group_column` names, or the line itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.special import stdtrit
 
 from sparselora.record import PREDICTIONS_NAME
 
@@ -60,12 +63,14 @@ def load_answers(folder: Path) -> Answers | None:
         if not len(last):
             return None
         logits = last["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        if not np.isfinite(logits).all():
+            return None
         predicted = logits.reshape(len(last), -1).argmax(axis=1)
         examples = last["example_id"].to_numpy()
         order = np.argsort(examples, kind="stable")
         correct = predicted == last["label"].to_numpy()
-        groups = last["group"].to_numpy()
-    except (OSError, ValueError, KeyError, pa.ArrowException):
+        groups = last["group"].to_numpy().astype(str)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         return None
     return Answers(correct[order], examples[order], groups[order])
 
@@ -125,8 +130,13 @@ class Bootstrap:
             drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=DRAWS)
             self._draws[seeds] = drawn.astype(float)
         sums = ((self._films @ by_film.T) * self._draws[seeds]).sum(axis=1)
-        low, high = np.quantile(sums / self._lines / (seeds - 1), [0.025, 0.975])
-        return Estimate(mean, float(low), float(high), seeds)
+        draws = sums / self._lines / (seeds - 1)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        of_seeds = float(values.mean(axis=1).var(ddof=1)) / seeds
+        share = min(of_seeds / max(float(draws.var()), of_seeds, 1e-300), 1.0)
+        wider = (1 + share * ((stdtrit(seeds - 1, 0.975) / 1.96) ** 2 - 1)) ** 0.5
+        low, high = mean + wider * (low - mean), mean + wider * (high - mean)
+        return Estimate(mean, float(min(low, mean)), float(max(high, mean)), seeds)
 
 
 def pooled_ratio(
@@ -135,15 +145,16 @@ def pooled_ratio(
     """Repeats of one measured ratio → their geometric mean with a 95 % interval.
 
     In logarithms, the wider of two: what the repeats' own intervals give (root of the summed squares of
-    their half-widths, over n), and from three repeats on what their spread gives (Student's t).
+    their half-widths, over n), and from three repeats on what their spread gives (Student's t). Of two
+    the interval reaches from the lower end of the one to the upper end of the other.
     """
     logs = np.log(np.asarray(ratios, dtype=float))
     halves = (np.log(np.asarray(highs, float)) - np.log(np.asarray(lows, float))) / 2
     count = len(logs)
     half = float((halves**2).sum()) ** 0.5 / count
+    if count == 2:
+        return float(np.exp(logs.mean())), float(min(lows)), float(max(highs))
     if count >= MIN_SEEDS:
-        from scipy.special import stdtrit  # a third of a second, which not every report needs
-
         quantile = float(stdtrit(count - 1, 0.975))
         half = max(half, quantile * float(logs.std(ddof=1)) / count**0.5)
     mean = float(logs.mean())

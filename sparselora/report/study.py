@@ -1,5 +1,10 @@
 """Optuna studies → pandas frames, and what their objectives depend on."""
 
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 
 from sparselora.errors import UserError
@@ -33,10 +38,16 @@ def load_study(
     study = optuna.load_study(study_name=_name(url, study_name), storage=url)
     attributes = ("number", "state", "value", "datetime_start", "duration", "params", "user_attrs")
     trials = study.trials_dataframe(attrs=attributes)
-    trials.columns = [str(name).removeprefix("user_attrs_") for name in trials.columns]
+    if trials.empty:
+        trials = pd.DataFrame({"number": [], "state": []})
+    trials = trials.rename(columns={f"user_attrs_{RUN_ID}": RUN_ID})
     if records is None or RUN_ID not in trials:
         return trials
-    joined = records.add_prefix("run.").drop_duplicates(f"run.{RUN_ID}", keep="last")
+    # A trial without a run joins none: missing keys are equal to each other in a merge.
+    trials[RUN_ID] = trials[RUN_ID].map(_text)
+    joined = records[records[RUN_ID].notna()].drop_duplicates(RUN_ID, keep="last")
+    joined = joined.astype({RUN_ID: "object"}).add_prefix("run.")
+    trials[RUN_ID] = trials[RUN_ID].astype("object")
     return trials.merge(joined, how="left", left_on=RUN_ID, right_on=f"run.{RUN_ID}")
 
 
@@ -67,12 +78,11 @@ def _name(url: str, study_name: str | None) -> str:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        # SQLite would make the file that it does not find.
         parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite" and not _exists(parsed.database):
-            raise UserError(f"{url}: no such database")
+        if parsed.get_backend_name() == "sqlite":
+            _check_sqlite(url, parsed.database)
         names = optuna.study.get_all_study_names(storage=url)
-    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+    except (SQLAlchemyError, sqlite3.Error, ImportError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{url}: the study's storage cannot be reached ({first})") from error
     if study_name is None and len(names) == 1:
@@ -84,7 +94,20 @@ def _name(url: str, study_name: str | None) -> str:
     raise UserError(f"{url}: {asked}; it holds {listed}")
 
 
-def _exists(database: str | None) -> bool:
-    from pathlib import Path
+def _text(value: Any) -> str | None:
+    if pd.isna(value):
+        return None
+    # pandas makes floats of whole numbers beside missing ones.
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
 
-    return bool(database) and Path(str(database)).is_file()
+
+def _check_sqlite(url: str, database: str | None) -> None:
+    # Optuna would make the file that it does not find, and its tables in one that is another's.
+    path = Path(database or "")
+    if not path.is_file():
+        raise UserError(f"{url}: no such database")
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        tables = connection.execute("select name from sqlite_master where type = 'table'")
+        if ("studies",) not in tables.fetchall():
+            raise UserError(f"{url}: holds no study")

@@ -40,7 +40,7 @@ def readable(comparison: Comparison) -> pd.DataFrame:
         accuracy = f"{row['accuracy'] * 100:.2f}"
         if row["accuracy"] == best:
             accuracy = f"{accuracy} *"
-        elif row["as_good_as_best"]:
+        elif row["as_good_as_best"] is True:
             accuracy = f"{accuracy} ≈"
         cells = {name: _cell(row.get(name), form) for name, (_, form) in COLUMNS.items()}
         cells["accuracy"] = accuracy

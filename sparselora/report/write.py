@@ -9,11 +9,17 @@ import pandas as pd
 
 from sparselora.record import write_atomically
 from sparselora.report import plots
-from sparselora.report.evaluation import evaluation
+from sparselora.report.escape import one_line, plain_markdown
+from sparselora.report.evaluation import NAMED, evaluation
 from sparselora.report.page import page
 from sparselora.report.settings import Comparison
 from sparselora.report.terminal import COLUMNS, readable
 from sparselora.report.verdict import headline
+
+_TEXTS = (
+    *("settings.csv", "settings.md", "settings.tex", "runs.csv", "problems.csv"),
+    *("study.csv", "evaluation.md", "report.html"),
+)
 
 
 def write_report(
@@ -51,9 +57,10 @@ def write_report(
     }
     if study is not None:
         texts["study.csv"] = lambda: study.to_csv(index=False)
-    named = next((each for each in comparisons if each.table["experiment"].notna().any()), None)
-    if named is not None:
+    named = max(comparisons, key=_named_settings, default=None)
+    if named is not None and _named_settings(named):
         texts["evaluation.md"] = lambda: evaluation(named)
+    _remove_older(folder)
     for name, make in texts.items():
         on_file(name)
         write_atomically(folder / name, _writer(make()))
@@ -66,8 +73,21 @@ def write_report(
         _save(plots.importance(importances), folder / "plots", "importance", on_file)
 
 
+def _named_settings(comparison: Comparison) -> int:
+    return sum(comparison.named(name) is not None for name in NAMED)
+
+
+def _remove_older(folder: Path) -> None:
+    """What a report before this one left, and nothing else."""
+    for name in (*_TEXTS, "settings.parquet"):
+        (folder / name).unlink(missing_ok=True)
+    for path in (folder / "plots").glob("*"):
+        if path.suffix in (".png", ".svg") and path.stem.split("-")[0] in plots.NAMES:
+            path.unlink()
+
+
 def _writer(text: str) -> Callable[[Path], Any]:
-    return lambda path: path.write_text(text)
+    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 def _save(chart: Any, folder: Path, name: str, on_file: Callable[[str], None]) -> None:
@@ -98,10 +118,11 @@ def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 def markdown(comparison: Comparison) -> str:
     """A heading, the answer and the table."""
-    frame = _titled(comparison).map(lambda cell: cell.replace("|", "\\|"))
+    frame = _titled(comparison).map(plain_markdown)
     table = frame.to_markdown(index=False, disable_numparse=True)
     legend = "\\* most accurate; ≈ cannot be told from it, by the paired 95 % interval."
-    return f"## {comparison.title}\n\n{headline(comparison)}\n\n{table}\n\n{legend}\n"
+    title, answer = plain_markdown(comparison.title), plain_markdown(headline(comparison))
+    return f"## {title}\n\n{answer}\n\n{table}\n\n{legend}\n"
 
 
 def latex(comparison: Comparison) -> str:
@@ -114,7 +135,7 @@ def latex(comparison: Comparison) -> str:
         .format_index(escape="latex", axis=1)
         .to_latex(hrules=True, column_format="l" + "r" * (frame.shape[1] - 1))
     )
-    return f"% {comparison.title}; * most accurate, ~= cannot be told from it\n{text}"
+    return f"% {one_line(comparison.title)}; * most accurate, ~= cannot be told from it\n{text}"
 
 
 def _titled(comparison: Comparison) -> pd.DataFrame:

@@ -19,6 +19,8 @@ def test_the_studys_table_and_lines(tmp_path: Path) -> None:
     assert "| original | not run | | | | | | | |" in text
     assert text.count("\n| optimized |") == 1
     lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    # Times and memory are set against stock PEFT LoRA, whose figures stand there too.
+    assert "| stock PEFT LoRA | – | – | – | 0.0 % | – | 400 | 100.0 | – |" in text
     assert lines["| faster"].endswith("| +44.4% (+43.8% to +45.1%) | met |")
     assert lines["| accuracy"].endswith("| not met |")
     assert lines["| memory"].endswith("| -25.0% | met |")
@@ -41,6 +43,7 @@ def row(**changes: object) -> dict[str, object]:
         "delta_points": -0.5,
         "delta_low": -0.9,
         "delta_high": -0.1,
+        "paired_seeds": 3,
         "step_memory_mb": 400.0,
         "dense_step_memory_mb": 400.0,
         **changes,
@@ -56,7 +59,8 @@ def row(**changes: object) -> dict[str, object]:
         ({}, 1, "met"),
         ({"delta_low": -1.2}, 1, "not shown: the interval holds the target"),
         ({"delta_low": -3.0, "delta_high": -1.1}, 1, "not met"),
-        ({"delta_low": None}, 1, "not shown: fewer than 3 paired seeds"),
+        ({"delta_low": None, "paired_seeds": 2}, 1, "not shown: fewer than 3 paired seeds"),
+        ({"delta_low": None}, 1, "not shown: predictions are missing"),
         ({"step_memory_mb": 421.0}, 2, "not met"),
         ({"step_memory_mb": None}, 2, "–"),
     ],
@@ -70,6 +74,8 @@ def test_a_target_is_met_by_the_whole_interval(
 
 def test_fallback_rule() -> None:
     assert fallback_rule({"optimized": row(), "fallback": None}).startswith("not called for")
+    better = row(delta_points=0.5)
+    assert "at +0.50 points" in fallback_rule({"optimized": better, "fallback": None})
     low = row(delta_points=-2.0)
     assert "`fallback` was not run" in fallback_rule({"optimized": low, "fallback": None})
     slow = row(speedup=1.0, speedup_low=0.98, speedup_high=1.02)

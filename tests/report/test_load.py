@@ -7,8 +7,9 @@ from rich.console import Console
 
 from sparselora import load_records
 from sparselora.errors import UserError
-from sparselora.report.load import COLUMNS, LEGEND, problems
+from sparselora.report.load import COLUMNS, LEGEND
 from sparselora.report.table import print_sweep, sweep_table
+from sparselora.report.usable import problems
 
 
 def write(folder: Path, **content: object) -> None:
@@ -91,6 +92,9 @@ def test_folders_that_overlap_count_once(tmp_path: Path) -> None:
         (record(0.8, 0.0), "schema version missing, this is 1"),
         (record(0.8, 0.0, schema_version=0), "schema version 0, this is 1"),
         (record(0.8, 0.0, schema_version=1), None),
+        (record(0.8, 0.0) | {"config": [1]}, "no configuration with a seed"),
+        (record(0.8, 0.0) | {"config": {"model": {}}}, "no configuration with a seed"),
+        (record(0.8, 0.0, seed=1e30), "no configuration with a seed"),  # type: ignore[arg-type]
     ],
 )
 def test_problems_are_named(tmp_path: Path, content: dict, problem: str | None) -> None:
@@ -152,3 +156,11 @@ def test_names_from_configs_are_printed_as_they_are(tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
     print_sweep(sweep_table(load_records(tmp_path)), console, "t")
     assert "[bold]x[/bold] [red" in console.export_text()
+
+
+def test_a_replaced_run_is_named(tmp_path: Path) -> None:
+    for day in (1, 2):
+        write(tmp_path / f"{day}", **record(0.8, 0.0, schema_version=1, started=f"2026-01-0{day}"))
+    found = problems(load_records(tmp_path))
+    assert found["problem"].tolist() == ["left out: a later run has the same setting and seed"]
+    assert found["folder"].str.endswith("1").all()

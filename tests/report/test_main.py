@@ -6,7 +6,7 @@ import pytest
 
 from sparselora import load_records
 from sparselora.report.__main__ import main
-from sparselora.report.load import problems
+from sparselora.report.usable import problems
 from tests.report.synthetic import named_settings, run
 
 
@@ -58,6 +58,8 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["failed", "--recommend", "max_drop=1"], "no completed run with an accuracy"),
         (["--compare", "one", "failed"], "hold no setting that both ran"),
         (["one", "--out", "file"], "file"),
+        (["--compare", "one", "one", "--recommend", "max_drop=1"], "--compare: takes two folders"),
+        (["one", "--study", "s"], "--study s: give the URL"),
     ],
 )
 def test_mistakes_are_one_line(

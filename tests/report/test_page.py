@@ -80,6 +80,9 @@ def test_sorts_by_click_and_by_keyboard(page: Any) -> None:
     assert first_column(page)[0] == "dense"
     head = page.locator("th[aria-sort=descending]")
     assert head.count() == 1
+    # Intervals go by their lower end, as numbers.
+    page.get_by_role("button", name="95 %").first.click()
+    assert first_column(page)[:2] == ["optimized", "fallback"]
     # What is missing stays last in either direction.
     points = page.get_by_role("button", name="points to LoRA")
     for _ in range(2):

@@ -40,7 +40,12 @@ def test_two_seeds_are_no_claim(tmp_path: Path) -> None:
     assert table["accuracy_low"].isna().all()
     assert table["delta_low"].isna().all()
     assert table.loc["optimized", "paired_seeds"] == 2
-    assert not table.loc["optimized", "as_good_as_best"]
+    # Not known is not "no".
+    assert table["as_good_as_best"].to_dict() == {
+        "dense": True,
+        "optimized": None,
+        "fallback": None,
+    }
 
 
 def test_a_seed_that_ran_twice_counts_once_the_later_one(tmp_path: Path) -> None:
@@ -59,9 +64,9 @@ def test_another_device_or_budget_is_another_table(tmp_path: Path) -> None:
     (tmp_path / "c" / "record.json").write_text(json.dumps(longer))
     found = compare(load_records(tmp_path))
     assert len(found) == 3
-    assert {each.device for each in found} == {"cpu A", "cpu B"}
+    assert {each.device for each in found} == {"cpu A, 1 thread", "cpu B, 1 thread"}
     # Beside it there is no plain LoRA to be compared with.
-    alone = next(each for each in found if each.device == "cpu B")
+    alone = next(each for each in found if each.device.startswith("cpu B"))
     assert alone.dense is None
     assert alone.table["delta_points"].isna().all()
 
@@ -129,3 +134,45 @@ def test_a_named_setting_is_found(tmp_path: Path) -> None:
     assert fallback is not None
     assert fallback["setting"] == "fallback"
     assert only.named("original") is None
+
+
+def test_one_plain_lora_is_the_reference_for_mean_and_interval(tmp_path: Path) -> None:
+    # Two kinds of plain LoRA: the mean was taken to one and the interval to the other.
+    named_settings(tmp_path)
+    for seed in (1, 2, 3):
+        run(
+            tmp_path / f"other{seed}",
+            "plain too",
+            seed,
+            accuracy=0.7,
+            predictions=False,
+            steps={"dense": 60, "sparse": 0},
+            started="2027-01-01",
+        )
+    (only,) = compare(load_records(tmp_path))
+    row = only.table.set_index("setting").loc["optimized"]
+    assert row["delta_points"] == pytest.approx(-3.0)
+    assert row["delta_low"] < row["delta_points"] < row["delta_high"]
+    assert only.dense is not None
+    assert only.dense["setting"] == "dense"
+    assert only.table["is_dense"].sum() == 2
+
+
+def test_threads_are_never_mixed(tmp_path: Path) -> None:
+    for threads in (1, 16):
+        content = json.loads((run(tmp_path / f"t{threads}") / "record.json").read_text())
+        content["provenance"]["threads"] = threads
+        (tmp_path / f"t{threads}" / "record.json").write_text(json.dumps(content))
+    assert [each.table["seeds"].tolist() for each in compare(load_records(tmp_path))] == [[1], [1]]
+
+
+def test_a_command_that_is_not_known_is_none(tmp_path: Path) -> None:
+    run(tmp_path / "a", overrides=None)
+    assert rows(tmp_path)["command"].tolist() == [None]
+
+
+@pytest.mark.parametrize("speedup", [0, -1.0, "fast", None])
+def test_timings_that_are_none_are_left_out(tmp_path: Path, speedup: object) -> None:
+    timing = {"speedup": speedup, "speedup_low": speedup, "speedup_high": speedup}
+    run(tmp_path / "a", timing=timing)
+    assert rows(tmp_path)["speedup"].isna().all()

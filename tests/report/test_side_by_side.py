@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from sparselora import load_records
@@ -25,7 +26,7 @@ def test_times_of_two_devices_never_stand_together(tmp_path: Path) -> None:
     run(tmp_path / "b" / "1", "optimized", device="cpu B")
     frame = side_by_side((load_records(tmp_path / "a"), load_records(tmp_path / "b")))
     row = frame.iloc[0]
-    assert row["device"] == "A cpu A, B cpu B"
+    assert row["device"] == "A cpu A, 1 thread, B cpu B, 1 thread"
     assert row["ms_a"] == row["ms_b"] == "–"
     assert row["speedup_a"].startswith("1.80")
 
@@ -44,3 +45,11 @@ def test_nothing_in_common_is_empty(tmp_path: Path) -> None:
     run(tmp_path / "a" / "1", "optimized")
     run(tmp_path / "b" / "1", "fallback")
     assert side_by_side((load_records(tmp_path / "a"), load_records(tmp_path / "b"))).empty
+
+
+def test_a_key_that_one_commit_alone_knows_parts_nothing(tmp_path: Path) -> None:
+    content = json.loads((run(tmp_path / "a" / "1") / "record.json").read_text())
+    content["config"]["new_key"] = 0
+    run(tmp_path / "b" / "1", config=content["config"])
+    frame = side_by_side((load_records(tmp_path / "a"), load_records(tmp_path / "b")))
+    assert frame["setting"].tolist() == ["dense"]

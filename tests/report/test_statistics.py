@@ -31,6 +31,19 @@ def test_predictions_are_those_of_the_last_step_by_example(tmp_path: Path) -> No
     assert (found.correct == expected).all()
 
 
+@pytest.mark.parametrize("logits", [[0.1] * 4, [None] * 4, ["a"] * 4, [[0.1, None]] * 4])
+def test_logits_that_are_none_are_no_answers(tmp_path: Path, logits: list[object]) -> None:
+    columns = {"split": "validation", "step": 1, "example_id": range(4), "group": [None, 1, 2, 3]}
+    frame = pd.DataFrame({**columns, "label": 0, "logits": logits}).astype({"group": "string"})
+    frame.to_parquet(tmp_path / "predictions.parquet")
+    assert load_answers(tmp_path) is None
+    frame["logits"] = [[0.1, 0.2]] * 4
+    frame.to_parquet(tmp_path / "predictions.parquet")
+    found = load_answers(tmp_path)
+    assert found is not None
+    assert Bootstrap(found.examples, found.groups).mean([found] * 3).mean == 0.0
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 cut", "other columns"])
 def test_predictions_that_cannot_be_read_are_none(
     tmp_path: Path, content: bytes | str | None
@@ -59,9 +72,12 @@ def test_interval_over_seeds_has_the_variance_of_a_mean_of_seeds() -> None:
     runs = [answers(np.arange(lines) < share * lines) for share in shares]
     bootstrap = Bootstrap(np.arange(lines), np.zeros(lines))
     found = bootstrap.mean(runs)
-    draws = [(a + b) / 2 for a in shares for b in shares]
-    assert found.low == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
-    assert found.high == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
+    draws = np.array([(a + b) / 2 for a in shares for b in shares])
+    assert draws.std() == pytest.approx(np.std(shares, ddof=1) / 3**0.5)
+    # Two degrees of freedom: 4.30 standard errors where the normal has 1.96.
+    wider = 4.303 / 1.96
+    assert found.low == pytest.approx(found.mean + wider * (0.70 - found.mean), abs=0.02)
+    assert found.high == pytest.approx(found.mean + wider * (0.84 - found.mean), abs=0.02)
 
 
 def test_lines_of_a_film_count_as_one_draw() -> None:
@@ -89,7 +105,7 @@ def test_differences_are_paired_by_seed_and_need_three() -> None:
 
 
 def test_the_interval_covers() -> None:
-    # 200 made-up studies of 5 seeds and 60 films: the true difference is 0, and in 95 % of them it
+    # 200 made-up studies of 3 seeds and 60 films: the true difference is 0, and in 95 % of them it
     # should lie inside; fewer than 90 % has a probability below 0.2 % at a true coverage of 95 %.
     generator = np.random.default_rng(3)
     films = np.repeat(np.arange(60), 10)
@@ -99,7 +115,7 @@ def test_the_interval_covers() -> None:
         by_film = generator.normal(scale=0.05, size=(2, 60))  # what a setting does to each film
         runs: list[dict[int, Answers]] = []
         for side in by_film:
-            by_seed = generator.normal(scale=0.02, size=5)
+            by_seed = generator.normal(scale=0.03, size=3)
             chance = 0.75 + side[films] + by_seed[:, None]
             runs.append(
                 {n: answers(generator.random(600) < row, films) for n, row in enumerate(chance)}
@@ -116,6 +132,10 @@ def test_one_measured_ratio_keeps_its_interval() -> None:
     middle, low, high = pooled_ratio([1.5], [1.4], [1.6])
     assert middle == pytest.approx(1.5)
     assert np.log(high / low) == pytest.approx(np.log(1.6 / 1.4))
+
+
+def test_two_repeats_span_from_end_to_end() -> None:
+    assert pooled_ratio([0.9, 1.3], [0.89, 1.29], [0.91, 1.31])[1:] == (0.89, 1.31)
 
 
 def test_repeats_that_disagree_widen_the_interval() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from sparselora import load_records
 from sparselora.errors import UserError
+from sparselora.report.__main__ import main
 from sparselora.report.study import importances, load_study
 from tests.report.synthetic import run
 
@@ -40,6 +41,29 @@ def test_trials_join_their_records(url: str, tmp_path: Path) -> None:
     assert {"params_ffn_sparsity", "values_accuracy", "values_ms_per_step", "state"} <= set(trials)
 
 
+def test_a_trial_without_a_run_joins_none(tmp_path: Path) -> None:
+    # Missing keys are equal in a merge: such trials had joined an unreadable record.
+    storage = f"sqlite:///{tmp_path / 'mixed.db'}"
+    study = optuna.create_study(storage=storage, study_name="s")
+    study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"run_id": 7, "state": "odd"}))
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+    (tmp_path / "runs" / "cut").mkdir(parents=True)
+    (tmp_path / "runs" / "cut" / "record.json").write_text("{")
+    run(tmp_path / "runs" / "7", run_id="7")
+    trials = load_study(storage, records=load_records(tmp_path / "runs"))
+    assert trials["run.status"].fillna("none").tolist() == ["completed", "none"]
+
+
+def test_report_of_runs_and_study(url: str, tmp_path: Path) -> None:
+    run(tmp_path / "runs" / "3", run_id="runs/3")
+    out = str(tmp_path / "out")
+    assert main([str(tmp_path / "runs"), "--out", out, url]) == 0
+    assert (tmp_path / "out" / "plots" / "importance.svg").exists()
+    assert "study.csv" in {path.name for path in (tmp_path / "out").iterdir()}
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'none.db'}", study_name="s")
+    assert main([f"sqlite:///{tmp_path / 'none.db'}", "--out", out]) == 0
+
+
 def test_importance_by_objective(url: str) -> None:
     found = importances(url)
     assert set(found) == {"accuracy", "ms_per_step"}
@@ -64,6 +88,15 @@ def test_what_cannot_be_reached_is_one_line(url: str, tmp_path: Path) -> None:
     optuna.create_study(storage=url, study_name="t")
     with pytest.raises(UserError, match=r"give --study; it holds s, t"):
         load_study(url)
+    import sqlite3
+
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("create table mine (x)")
+    other.commit()
+    with pytest.raises(UserError, match="holds no study"):
+        load_study(f"sqlite:///{tmp_path / 'other.db'}")
+    assert other.execute("select count(*) from sqlite_master").fetchone() == (1,)
+    other.close()
     (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at")
     with pytest.raises(UserError, match="cannot be reached"):
         load_study(f"sqlite:///{tmp_path / 'text.db'}")

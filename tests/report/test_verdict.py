@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,34 @@ def test_nothing_to_recommend_from(tmp_path: Path) -> None:
     run(tmp_path / "five" / "a", seed=1)
     run(tmp_path / "five" / "b", "optimized", seed=2)
     assert "no seed has both" in recommend(only(tmp_path / "five"), 1.0).reason
+
+
+def test_slower_than_our_dense_path_is_no_recommendation(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        run(tmp_path / f"d{seed}", seed=seed, speedup=1.4)
+        run(tmp_path / f"o{seed}", "optimized", seed, accuracy=0.8, speedup=1.2)
+    assert "our dense path is as fast, 1.40 ×" in recommend(only(tmp_path), 1.0).reason
+
+
+def test_unstable_timing_is_said(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        run(tmp_path / f"d{seed}", seed=seed)
+        content = json.loads((run(tmp_path / "t" / f"{seed}") / "record.json").read_text())
+        timing = content["timing"] | {"stable": False, "speedup": 1.8, "speedup_low": 1.7}
+        run(
+            tmp_path / f"o{seed}",
+            "optimized",
+            seed,
+            accuracy=0.8,
+            timing=timing | {"speedup_high": 1.9},
+        )
+    shutil.rmtree(tmp_path / "t")
+    assert "its timing was unstable" in headline(only(tmp_path))
+
+
+def test_missing_predictions_are_not_taken_for_too_few_seeds(tmp_path: Path) -> None:
+    for seed in range(1, 6):
+        run(tmp_path / f"d{seed}", seed=seed, predictions=False)
+        run(tmp_path / f"o{seed}", "fallback", seed, predictions=False)
+    found = recommend(only(tmp_path), 1.0)
+    assert "on 5 paired seeds; without an interval, since predictions" in found.reason

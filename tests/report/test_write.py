@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from sparselora import load_records
-from sparselora.report.load import problems
 from sparselora.report.settings import compare
+from sparselora.report.usable import problems
 from sparselora.report.write import write_report
 from tests.report.synthetic import named_settings, run
 
@@ -107,7 +107,7 @@ def test_markdown_and_latex_cells_cannot_break_their_tables(tmp_path: Path) -> N
     line = next(
         line for line in (out / "settings.md").read_text().splitlines() if line.startswith("| one")
     )
-    assert "one \\| two & three" in line
+    assert "one \\| two &amp; three" in line
     assert r"one | two \& three\_\%\$\#" in (out / "settings.tex").read_text()
 
 
@@ -116,3 +116,61 @@ def test_no_network_is_asked_for(tmp_path: Path) -> None:
     own = page.replace(re.search(r"<script>(?!\n).*?</script>", page, flags=re.S)[0], "")  # type: ignore[index]
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", own)
     assert "@import" not in own
+
+
+def test_what_an_earlier_report_left_is_gone(tmp_path: Path) -> None:
+    out = report(named_settings(tmp_path / "runs"), tmp_path / "out")
+    (out / "mine.txt").write_text("kept")
+    (out / "plots" / "mine.png").write_text("kept")
+    run(tmp_path / "failed" / "a", status="failed")
+    report(tmp_path / "failed", out)
+    left = {path.name for path in out.rglob("*") if path.is_file()}
+    assert "evaluation.md" not in left
+    assert "accuracy_by_time.svg" not in left
+    assert {"mine.txt", "mine.png", "report.html"} <= left
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluations": [{"step": 1}, {"step": 1, "accuracy": None}, 5]},
+        {"evaluations": {"a": 1}},
+        {"sparsity": {"realised_mean": 0.5, "layers": ["a", {"realised_sparsity": "x"}]}},
+        {"overrides": None},
+        {"error": "\ud800"},
+        {"config": [1]},
+        {"provenance": None},
+    ],
+)
+def test_an_odd_record_is_never_fatal(tmp_path: Path, changes: dict[str, Any]) -> None:
+    named_settings(tmp_path / "runs", seeds=1)
+    run(tmp_path / "runs" / "²", "odd", 1, experiment="", **changes)
+    (tmp_path / "runs" / "²" / "metrics.csv").write_text(
+        "step,phase,loss\n1,dense,0.6\n2,sparse,0.6x\n"
+    )
+    (tmp_path / "runs" / "deep").mkdir()
+    (tmp_path / "runs" / "deep" / "record.json").write_text("[" * 200_000)
+    out = report(tmp_path / "runs", tmp_path / "out")
+    assert json.loads(json.dumps(embedded((out / "report.html").read_text(), "settings")))
+
+
+def test_numbers_that_are_no_json_are_missing(tmp_path: Path) -> None:
+    folder = run(tmp_path / "runs" / "a")
+    text = (folder / "record.json").read_text()
+    (folder / "record.json").write_text(text.replace('"tags"', '"odd": NaN, "tags"'))
+    page = (report(tmp_path / "runs", tmp_path / "out") / "report.html").read_text()
+    (setting,) = embedded(page, "settings").values()
+    assert setting["config"]["odd"] is None
+
+
+def test_many_settings_are_drawn(tmp_path: Path) -> None:
+    layers = [{"realised_sparsity": 0.5}] * 100
+    for index in range(70):
+        run(
+            tmp_path / "runs" / f"{index}",
+            f"s{index}",
+            ffn_sparsity=index / 100,
+            sparsity={"realised_mean": 0.5, "layers": layers},
+            predictions=False,
+        )
+    assert (report(tmp_path / "runs", tmp_path / "out") / "plots/sparsity_by_layer.svg").exists()

@@ -1,0 +1,54 @@
+"""Which records a report can use, and what is the matter with the others."""
+
+from typing import Any
+
+import pandas as pd
+
+from sparselora.record import COMPLETED, SCHEMA_VERSION
+
+
+def where(records: pd.DataFrame) -> list[str]:
+    """Device and threads of each run: what its times may be compared within."""
+    places = []
+    for device, threads in zip(records["device"], records["threads"], strict=True):
+        count = "" if pd.isna(threads) else f", {threads:g} thread{'' if threads == 1 else 's'}"
+        places.append(f"{_or(device, 'unknown device')}{count}")
+    return places
+
+
+def is_usable(records: pd.DataFrame) -> pd.Series:
+    """Which runs a comparison can hold: completed, with an accuracy, a configuration and a seed."""
+    seeds = records["seed"].astype("float64")
+    whole = seeds.notna() & (seeds.abs() < 2**53) & (seeds % 1 == 0)
+    completed = records["status"].eq(COMPLETED).fillna(False).astype(bool)
+    return completed & records["accuracy"].notna() & records["setting"].notna() & whole
+
+
+def problems(records: pd.DataFrame) -> pd.DataFrame:
+    """The records that a report cannot use, or not wholly: `folder` and why, in `problem`."""
+    usable = is_usable(records)
+    ordered = records[usable].sort_values("started", kind="stable", na_position="first")
+    ordered = ordered.assign(where=where(ordered))
+    repeated = ordered.duplicated(["pairing", "setting", "where"], keep="last")
+    replaced = set(ordered.index[repeated])
+    rows = []
+    for index, row in zip(records.index, records.to_dict("records"), strict=True):
+        older, status = row["schema_version"], _or(row["status"], "no status")
+        if status != COMPLETED:
+            problem = status if pd.isna(row["error"]) else f"{status}: {row['error']}"
+        elif pd.isna(row["accuracy"]):
+            problem = "completed, but holds no validation accuracy"
+        elif not usable[index]:
+            problem = "completed, but holds no configuration with a seed"
+        elif index in replaced:
+            problem = "left out: a later run has the same setting and seed"
+        elif pd.isna(older) or older != SCHEMA_VERSION:
+            problem = f"schema version {_or(older, 'missing')}, this is {SCHEMA_VERSION}"
+        else:
+            continue
+        rows.append({"folder": row["folder"], "problem": problem})
+    return pd.DataFrame(rows, columns=["folder", "problem"])
+
+
+def _or(value: Any, other: str) -> str:
+    return other if pd.isna(value) else str(value)
