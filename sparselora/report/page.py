@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-import altair as alt
 import jinja2
 import pandas as pd
 import vl_convert
@@ -186,13 +185,12 @@ def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
 @functools.cache
 def vega() -> str:
     """The charts' JavaScript; making it takes two seconds, so it is kept in the user's cache folder."""
-    language = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
-    version = f"{metadata.version('vl-convert-python')}-{language}"
+    version = f"{metadata.version('vl-convert-python')}-{plots.LANGUAGE}"
     path = cache_folder() / f"vega-{version}.js"
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8")
     # A script ends at the first `</script`, wherever it stands.
-    bundle = str(vl_convert.javascript_bundle(vl_version=language))  # type: ignore[call-arg]
+    bundle = str(vl_convert.javascript_bundle(vl_version=plots.LANGUAGE))  # type: ignore[call-arg]
     code = bundle.replace("</script", "<\\/script")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

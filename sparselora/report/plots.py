@@ -18,6 +18,8 @@ PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#D55E00", "#999999", "#F0E442"),
 )
+LANGUAGE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+"""The version of Vega-Lite that the charts are written in, as vl-convert names it."""
 Drawn = alt.LayerChart | alt.FacetChart
 MAX_CURVES = 8
 """Settings in one plot of curves: as many as there are colours."""

@@ -7,6 +7,7 @@ budgets, or times of two devices, are never ranked together.
 import json
 import shlex
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,11 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
 
 def answers_of(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
     """By setting (its key, the `config` of a table) and seed; runs without predictions are left out."""
-    return {
-        (str(row["setting"]), int(row["seed"])): each
-        for row in runs[["setting", "seed", "folder"]].to_dict("records")
-        if (each := load_answers(Path(str(row["folder"])))) is not None
-    }
+    folders = [Path(str(folder)) for folder in runs["folder"]]
+    with ThreadPoolExecutor() as pool:  # reading and decoding let other threads run
+        found = list(pool.map(load_answers, folders))
+    keys = zip(runs["setting"].astype(str), runs["seed"].astype(int), strict=True)
+    return {key: each for key, each in zip(keys, found, strict=True) if each is not None}
 
 
 def _bootstrap(answers: Mapping[tuple[str, int], Answers]) -> Bootstrap | None:

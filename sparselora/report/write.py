@@ -1,11 +1,11 @@
 """A report's files in one folder: tables in five formats, plots, `evaluation.md`, the page."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import vl_convert
 
 from sparselora.record import write_atomically
 from sparselora.report import plots
@@ -93,12 +93,14 @@ def _writer(text: str) -> Callable[[Path], Any]:
 def _save(chart: Any, folder: Path, name: str, on_file: Callable[[str], None]) -> None:
     folder.mkdir(exist_ok=True)
     # White behind it: the file is legible on a dark page too.
-    chart = chart.configure(background="white")
-    for form in ("png", "svg"):
-        on_file(f"{name}.{form}")
-        write_atomically(
-            folder / f"{name}.{form}", partial(chart.save, format=form, scale_factor=2)
-        )
+    spec = chart.configure(background="white").to_dict(validate=False)
+    on_file(f"{name}.svg")
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=plots.LANGUAGE)
+    write_atomically(folder / f"{name}.svg", _writer(svg))
+    on_file(f"{name}.png")
+    # From the SVG: laying the chart out once more would take as long again.
+    png = vl_convert.svg_to_png(svg, scale=2.0)
+    write_atomically(folder / f"{name}.png", lambda path: path.write_bytes(png))
 
 
 def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
