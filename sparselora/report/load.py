@@ -101,6 +101,7 @@ _KEYS = {
 LEGEND: dict[str, str] = {name: column.legend for name, column in COLUMNS.items()} | _KEYS
 """What each column holds, with its unit."""
 
+_NAMED_PATHS = {column.path for column in COLUMNS.values()}
 _NOT_SETTINGS = {
     "train": ("threads", "device", "keep_checkpoints", "checkpoint_every", "resume"),
 }
@@ -183,9 +184,8 @@ def _row(file: Path) -> dict[str, Any]:
     row = {name: _dig(record, column.path) for name, column in COLUMNS.items()}
     config = record.get("config")
     if isinstance(config, dict):
-        named = {column.path for column in COLUMNS.values()}
         flat = flatten(config, "config")
-        row |= {key: value for key, value in flat.items() if key not in named}
+        row |= {key: value for key, value in flat.items() if key not in _NAMED_PATHS}
     row["pairing"], row["setting"] = pairing_key(record), _setting_key(record)
     row["folder"] = str(file.parent)
     return row

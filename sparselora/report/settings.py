@@ -74,6 +74,8 @@ class Comparison:
     """The completed runs behind it."""
     reference_ms: float | None
     """Stock PEFT LoRA's median ms/step."""
+    answers: Mapping[tuple[str, int], Answers]
+    """By setting (the `config` of a row) and seed; runs without predictions are left out."""
 
     @property
     def title(self) -> str:
@@ -117,10 +119,13 @@ def _family(pairing: str) -> str:
 def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
     references = runs["dense_reference_ms"].dropna()
     reference = float(references.median()) if len(references) else None
-    answers = answers_of(runs)
-    bootstrap = _bootstrap(answers)
-    if bootstrap is not None:
-        answers = {key: each for key, each in answers.items() if bootstrap.fits(each)}
+    everything = _answers(runs)
+    bootstrap = _bootstrap(everything)
+    answers = {
+        key: each
+        for key, each in everything.items()
+        if bootstrap is not None and bootstrap.fits(each)
+    }
     plain = set(runs.loc[runs["sparse_steps"].eq(0).fillna(False), "setting"])
     reference_key = _reference(runs[runs["setting"].isin(plain)])
     groups = [(str(key), group) for key, group in runs.groupby("setting", sort=False)]
@@ -162,11 +167,11 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
         table=table.reset_index(drop=True),
         runs=runs,
         reference_ms=reference,
+        answers=everything,
     )
 
 
-def answers_of(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
-    """By setting (its key, the `config` of a table) and seed; runs without predictions are left out."""
+def _answers(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
     folders = [Path(str(folder)) for folder in runs["folder"]]
     with ThreadPoolExecutor() as pool:  # reading and decoding let other threads run
         found = list(pool.map(load_answers, folders))

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sparselora.report.load import flatten
-from sparselora.report.settings import Comparison, answers_of, compare
+from sparselora.report.settings import Comparison, compare
 from sparselora.report.statistics import Bootstrap
 from sparselora.report.terminal import with_interval
 
@@ -53,7 +53,7 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
     theirs = {
         _restricted(key_two[row["config"]], common): row for row in two.table.to_dict("records")
     }
-    answers = answers_of(one.runs), answers_of(two.runs)
+    answers = one.answers, two.answers
     rows = []
     for row in one.table.to_dict("records"):
         other = theirs.get(_restricted(key_one[row["config"]], common))

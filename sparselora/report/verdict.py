@@ -18,9 +18,8 @@ _MAX_SEEDS = 100
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The fastest setting that is shown to lose at most `max_drop` points, or why there is none."""
+    """The fastest setting that is shown to lose little enough, or why there is none."""
 
-    max_drop: float
     row: dict[Any, Any] | None
     reason: str
 
@@ -35,30 +34,27 @@ def recommend(comparison: Comparison, max_drop: float) -> Recommendation:
     table = comparison.table
     sparse = table[~table["is_dense"].astype(bool)]
     if comparison.dense is None:
-        return _none(max_drop, "there is no run of plain LoRA (experiment=dense) to compare with")
+        return _none("there is no run of plain LoRA (experiment=dense) to compare with")
     if sparse.empty:
-        return _none(max_drop, "there are only runs of plain LoRA")
+        return _none("there are only runs of plain LoRA")
     if sparse["speedup"].isna().all():
-        return _none(
-            max_drop, "no run was timed (measure=accuracy); run the settings with timing on"
-        )
+        return _none("no run was timed (measure=accuracy); run the settings with timing on")
     faster = sparse[sparse["speedup_low"] > 1.0]
     if faster.empty:
-        return _none(max_drop, "no setting is faster than stock LoRA by its whole interval")
+        return _none("no setting is faster than stock LoRA by its whole interval")
     own = comparison.dense["speedup"]
     if not pd.isna(own):
         faster = faster[faster["speedup"] > own]
         if faster.empty:
-            return _none(max_drop, f"plain LoRA by our dense path is as fast, {own:.2f} ×")
+            return _none(f"plain LoRA by our dense path is as fast, {own:.2f} ×")
     shown = faster[faster["delta_low"] >= -max_drop].sort_values("speedup", ascending=False)
     if len(shown):
-        row = shown.to_dict("records")[0]
-        return Recommendation(max_drop, row, "")
-    return _none(max_drop, _why_thin(faster, max_drop))
+        return Recommendation(shown.to_dict("records")[0], "")
+    return _none(_why_thin(faster, max_drop))
 
 
-def _none(max_drop: float, reason: str) -> Recommendation:
-    return Recommendation(max_drop, None, reason)
+def _none(reason: str) -> Recommendation:
+    return Recommendation(None, reason)
 
 
 def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
