@@ -163,7 +163,7 @@ def parallel(work: Path) -> str:
     rows = Rows("parallel")
     # Batches of one length: the data's own have a ratio each, and their spread would be in the interval.
     common = ["bench.batch_size=16", "bench.seq_len=27", "train.threads=1"]
-    common += ["measure.min_rounds=30", "measure.seconds=60"]
+    common += ["measure.min_rounds=50", "measure.seconds=100"]
     for way in ("at once", "one by one"):
         running = []
         for name in SETTINGS:
