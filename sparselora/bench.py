@@ -14,10 +14,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sparselora.checks import check_shape, user_keys
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
 from sparselora.paths import CONF
-from sparselora.preflight import check_shape, user_keys
 from sparselora.progress import Progress
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from sparselora.effects import check_dense_effects, check_effects, without_effect
-from sparselora.errors import UserError
+from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
 from sparselora.schema import PROJECTIONS, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
@@ -54,9 +54,10 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
     check_choice("estimator.name", run.estimator.name, tuple(ESTIMATORS))
     if not ESTIMATORS[run.estimator.name].has_rank:
         if "svd_rank" in user_keys:
-            raise UserError(
+            raise WithoutEffectError(
+                "svd_rank",
                 f"svd_rank={run.svd_rank}: without effect, since estimator={run.estimator.name} "
-                f"has no rank; leave it out, or choose estimator={_with_rank()}"
+                f"has no rank; leave it out, or choose estimator={_with_rank()}",
             )
         run.svd_rank = None
     run = replace(run, train=_steps_or_epochs(run.train, user_keys))

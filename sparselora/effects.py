@@ -7,12 +7,12 @@ from collections.abc import Collection
 
 from omegaconf import OmegaConf
 
-from sparselora.errors import UserError
+from sparselora.errors import WithoutEffectError
 from sparselora.schema import RunConfig, Timing
 
 
 def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
-    """Raise a `UserError` where the user set what cannot have an effect, whatever the model."""
+    """Raise a `WithoutEffectError` where the user set what cannot have an effect, whatever the model."""
     path = run.data.path
     table = path.startswith("asset:") or path.lower().endswith(
         (".csv", ".tsv", ".jsonl", ".parquet")
@@ -42,7 +42,7 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
 
 
 def check_dense_effects(run: RunConfig, user_keys: Collection[str]) -> None:
-    """Raise a `UserError` where the user set what only a sparse layer would look at."""
+    """Raise a `WithoutEffectError` where the user set what only a sparse layer would look at."""
     dead = list(_SPARSE)
     if "ffn_sparsity" not in user_keys:
         dead.append("schedule")
@@ -51,13 +51,13 @@ def check_dense_effects(run: RunConfig, user_keys: Collection[str]) -> None:
             raise without_effect(run, key, "every layer is dense")
 
 
-def without_effect(run: RunConfig, key: str, since: str) -> UserError:
+def without_effect(run: RunConfig, key: str, since: str) -> WithoutEffectError:
     """The error for one key."""
     groups = {name: getattr(run, name).name for name in ("estimator", "schedule", "compensation")}
     value = groups.get(key)
     if value is None:
         value = OmegaConf.select(OmegaConf.structured(run), key)
-    return UserError(f"{key}={value}: without effect, since {since}; leave it out")
+    return WithoutEffectError(key, f"{key}={value}: without effect, since {since}; leave it out")
 
 
 _SPARSE = (

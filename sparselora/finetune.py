@@ -1,7 +1,6 @@
 """One sparse-LoRA fine-tune, from checked settings to a record."""
 
 import itertools
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +19,7 @@ from sparselora.checkpoint import (
     load_adapter_state,
     save_adapter,
 )
+from sparselora.checks import load_run_data
 from sparselora.config import check_sparse_steps, is_dense
 from sparselora.device import PeakMemory
 from sparselora.dimensions import kept_of
@@ -28,7 +28,6 @@ from sparselora.evaluate import evaluate
 from sparselora.lock import DeviceLock
 from sparselora.measure import measure
 from sparselora.model import load_model, load_tokenizer
-from sparselora.preflight import load_run_data
 from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RunRecord
 from sparselora.reference import dense_reference, reference_key
@@ -234,12 +233,12 @@ class _FineTune:
     def _say_speed(self, plan: StepPlan) -> None:
         timing = self._time()
         content = self.record.content
-        machine = (socket.gethostname(), device_name(self.device), torch.get_num_threads())
-        key = reference_key(self.run, *machine)
+        key = reference_key(self.run, device_name(self.device), torch.get_num_threads())
         reference = timing["stock_dense_ms"]
         if self.study is not None:
             reference = dense_reference(self.study, key, reference)
         content["timing"] = timing
+        content["dense_reference_key"] = key
         content["dense_reference_ms"] = reference
         content["ms_per_step"] = reference / timing["speedup"]
         content["run_speedup"] = summary.run_speedup(

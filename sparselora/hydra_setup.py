@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 
 from sparselora.paths import SWEEPS
 from sparselora.schema import register_schema
+from sparselora.search.config import register_search
+from sparselora.search.sweeper import SearchSweeper
 
 
 class SweepsSearchPath(SearchPathPlugin):
@@ -30,5 +32,7 @@ def run_id() -> str:
 def install() -> None:
     """Register all of it with Hydra and OmegaConf."""
     register_schema()
-    Plugins.instance().register(SweepsSearchPath)
+    register_search()
+    for plugin in (SweepsSearchPath, SearchSweeper):
+        Plugins.instance().register(plugin)
     OmegaConf.register_resolver("sparselora_run_id", run_id, use_cache=True, replace=True)

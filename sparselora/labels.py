@@ -20,11 +20,16 @@ _SHAPING = {
 _PREFIXES = ("layer_", "estimator.", "compensation.", "calibration.")
 
 
+def shapes_sparsity(key: str) -> bool:
+    """Whether a key is part of what an experiment names."""
+    return key in _SHAPING or key.startswith(_PREFIXES)
+
+
 def describe(
     run: "RunConfig", sparsities: Sequence[float], experiment: str | None, keys: Collection[str]
 ) -> str:
     """The experiment's name where the user changed nothing of it, else the settings."""
-    changed = [key for key in keys if key in _SHAPING or key.startswith(_PREFIXES)]
+    changed = [key for key in keys if shapes_sparsity(key)]
     if experiment is not None and not changed:
         return experiment
     if not any(sparsities):

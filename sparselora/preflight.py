@@ -14,21 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparselora.config import check_model, parse_config
-from sparselora.data import LabelledData, load_data
+from sparselora.checks import check_shape, load_run_data, user_keys
+from sparselora.config import parse_config
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
 from sparselora.paths import CONF
 from sparselora.record import BENCH_NAME, RECORD_NAME
 from sparselora.schema import RunConfig
+from sparselora.search.config import TARGET as SEARCH
 
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
-
-
-def user_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """The dotted keys and groups that overrides set."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return frozenset(override.key_or_group for override in parsed)
 
 
 def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
@@ -60,44 +55,6 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
         check_shape(run, user_keys(overrides))
 
 
-def load_run_data(run: RunConfig) -> LabelledData:
-    """The run's data, checked against what the run will ask of them.
-
-    Raises:
-        UserError: see `load_data`; or the test split is asked for and is empty.
-    """
-    data = load_data(run.data)
-    if run.measure.test and not len(data.splits["test"]):
-        raise UserError(
-            f"measure.test=true: data={run.data.name} has no test split with labels; "
-            "leave it out, or set data.test_split or data.test_fraction"
-        )
-    return data
-
-
-def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
-    """`check_model` against the config of the run's own model, and the device against the machine.
-
-    Returns:
-        The sparsity asked of each layer.
-    """
-    from sparselora.device import choose_device
-    from sparselora.model import load_model_config
-    from sparselora.sparse.blocks import get_model_shape
-
-    choose_device(run.train.device)
-    config = load_model_config(run.model)
-    longest = getattr(config, "max_position_embeddings", None)
-    lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
-    for key, length in lengths.items():
-        if longest is not None and length is not None and length > longest:
-            raise UserError(
-                f"{key}={length}: this model has {longest} positions; a whole number up to "
-                f"{longest} is allowed"
-            )
-    return check_model(run, get_model_shape(config), keys)
-
-
 def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
     """The overrides of each job, and its merged config without Hydra's part."""
     # With the loader, a parser knows `glob(*)`.
@@ -111,6 +68,10 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictCon
     if not multirun:
         return [(tasks, _without_hydra(base))]
     sweeper = base.hydra.sweeper
+    hydra_lines = [item for item in fixed if _hydra(item)]
+    if sweeper._target_ == SEARCH:
+        settings = _search_settings(sweeper, tasks, hydra_lines)
+        return [(job, _without_hydra(_compose([*hydra_lines, *job]))) for job in settings]
     if sweeper._target_ != _BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
         direction = OmegaConf.select(sweeper, "direction")
@@ -122,10 +83,22 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictCon
         return [([item for item in fixed if not _hydra(item)], _without_hydra(base))]
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
-    hydra_lines = [item for item in fixed if _hydra(item)]
     return [
         (job, _without_hydra(_compose([*hydra_lines, *job]))) for batch in batches for job in batch
     ]
+
+
+def _search_settings(
+    sweeper: DictConfig, tasks: list[str], hydra_lines: list[str]
+) -> list[list[str]]:
+    from sparselora.search.check import check_search
+
+    def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
+        keys = user_keys(overrides)
+        run = parse_config(_without_hydra(_compose([*hydra_lines, *overrides])), keys)
+        return run, check_shape(run, keys)
+
+    return check_search(sweeper, tasks, check)
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

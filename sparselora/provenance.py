@@ -2,15 +2,15 @@
 
 import os
 import platform
-import socket
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+
+from sparselora.process import identity
 
 PACKAGES = (
     "torch",
@@ -27,23 +27,24 @@ PACKAGES = (
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Code, versions, machine and process. What the system does not tell is null."""
-    process = psutil.Process()
     return {
         "git": git_state(),
-        "versions": {"python": platform.python_version(), "sparselora": _version("sparselora")}
-        | {package: _version(package) for package in PACKAGES},
+        "versions": package_versions(),
         "device": device_name(device),
         "device_type": device.type,
         "cuda": _cuda(device),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "host": socket.gethostname(),
         "platform": platform.platform(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "boot_id": _read(Path("/proc/sys/kernel/random/boot_id")),
-        "pid": process.pid,
-        "process_start": process.create_time(),
+        **identity(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Of Python, this package and those that a run's outcome depends on."""
+    own = {"python": platform.python_version(), "sparselora": _version("sparselora")}
+    return own | {package: _version(package) for package in PACKAGES}
 
 
 @cache

@@ -60,9 +60,7 @@ class RunRecord:
 
     def save(self) -> None:
         """Replace the file on disk by what the record holds now."""
-        # NaN and infinities are not JSON, and would be made-up numbers: null.
-        text = json.dumps(_finite(self.content), indent=1, allow_nan=False)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text + "\n"))
+        write_record(self.path, self.content)
 
     def add_step(self, row: Any) -> None:
         """Append a dataclass as a line of `metrics.csv`; on disk when this returns."""
@@ -89,6 +87,22 @@ class RunRecord:
             self._metrics.close()
         self.content.update(status=status, error=error, ended=now())
         self.save()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder; None where there is none that can be read."""
+    try:
+        content: dict[str, Any] = json.loads((folder / RECORD_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Replace the file: whole, or not at all."""
+    # NaN and infinities are not JSON, and would be made-up numbers: null.
+    text = json.dumps(_finite(content), indent=1, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -5,6 +5,8 @@ that by its own speed-up. Figures of two devices, or of two kinds of step, never
 """
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,42 @@ from sparselora.schema import RunConfig
 REFERENCE_NAME = "dense_reference.json"
 
 
-def reference_key(run: RunConfig, host: str, device: str, threads: int) -> str:
+def reference_key(run: RunConfig, device: str, threads: int) -> str:
     """What two runs must share for their step times to be comparable."""
     content: dict[str, Any] = run.to_dict()
     train = content["train"]
     steps = {
         name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
     }
-    parts = {"host": host, "device": device, "threads": threads, "model": content["model"]} | steps
+    parts = {"device": device, "threads": threads, "model": content["model"]} | steps
     parts |= {"data": content["data"], "lora": content["lora"]}
     return json.dumps(parts, sort_keys=True)
 
 
 def dense_reference(study: Path, key: str, stock_ms: float) -> float:
     """The study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
-    path = study / REFERENCE_NAME
-    with FileLock(f"{path}.lock"):
-        known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    with _locked(study) as known:
         if key not in known:
             known[key] = stock_ms
-            text = json.dumps(known, indent=1)
-            write_atomically(path, lambda temporary: temporary.write_text(text))
+            _write(study, known)
         return known[key]
+
+
+def write_references(study: Path, figures: Mapping[str, float]) -> None:
+    """Put figures of elsewhere in the place of the folder's own; it is made if need be."""
+    study.mkdir(parents=True, exist_ok=True)
+    with _locked(study) as known:
+        if any(known.get(key) != value for key, value in figures.items()):
+            _write(study, known | dict(figures))
+
+
+@contextmanager
+def _locked(study: Path) -> Iterator[dict[str, float]]:
+    path = study / REFERENCE_NAME
+    with FileLock(f"{path}.lock"):
+        yield json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write(study: Path, figures: Mapping[str, float]) -> None:
+    text = json.dumps(figures, indent=1)
+    write_atomically(study / REFERENCE_NAME, lambda temporary: temporary.write_text(text))

@@ -11,11 +11,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sparselora.checks import check_shape, user_keys
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
 from sparselora.labels import describe
 from sparselora.paths import CONF
-from sparselora.preflight import check_shape, user_keys
 from sparselora.progress import Progress
 
 
@@ -64,11 +64,12 @@ def task(config: DictConfig) -> tuple[float, float]:
             on_round=progress.on_round,
             study=Path(job.sweep.dir) if multirun else None,
         )
-    from rich.console import Console
+    if job.runtime.choices.get("hydra/sweeper") != "search":  # which says it in a line
+        from rich.console import Console
 
-    from sparselora.report.table import print_run
+        from sparselora.report.table import print_run
 
-    print_run(record.content, str(record.path), Console())
+        print_run(record.content, str(record.path), Console())
     return objectives(record.content)
 
 

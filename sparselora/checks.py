@@ -1,0 +1,54 @@
+"""Checks of a run's settings against its data, its model and this machine."""
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sparselora.config import check_model
+from sparselora.data import LabelledData, load_data
+from sparselora.errors import UserError
+from sparselora.schema import RunConfig
+
+
+def user_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """The dotted keys and groups that overrides set."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return frozenset(override.key_or_group for override in parsed)
+
+
+def load_run_data(run: RunConfig) -> LabelledData:
+    """The run's data, checked against what the run will ask of them.
+
+    Raises:
+        UserError: see `load_data`; or the test split is asked for and is empty.
+    """
+    data = load_data(run.data)
+    if run.measure.test and not len(data.splits["test"]):
+        raise UserError(
+            f"measure.test=true: data={run.data.name} has no test split with labels; "
+            "leave it out, or set data.test_split or data.test_fraction"
+        )
+    return data
+
+
+def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
+    """`check_model` against the config of the run's own model, and the device against the machine.
+
+    Returns:
+        The sparsity asked of each layer.
+    """
+    from sparselora.device import choose_device
+    from sparselora.model import load_model_config
+    from sparselora.sparse.blocks import get_model_shape
+
+    choose_device(run.train.device)
+    config = load_model_config(run.model)
+    longest = getattr(config, "max_position_embeddings", None)
+    lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
+    for key, length in lengths.items():
+        if longest is not None and length is not None and length > longest:
+            raise UserError(
+                f"{key}={length}: this model has {longest} positions; a whole number up to "
+                f"{longest} is allowed"
+            )
+    return check_model(run, get_model_shape(config), keys)

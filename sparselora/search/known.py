@@ -1,0 +1,40 @@
+"""When two settings are the same run, so that it need not be done twice."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from sparselora.schema import RunConfig
+
+
+def known_by(run: RunConfig, device: str, threads: int) -> str | None:
+    """The same for two runs only if config, data, weights, code and device are; None for a dirty tree.
+
+    Data and weights of the hub and of the package are told by their names and revisions, those on this
+    disk by the size and time of each file too.
+
+    Args:
+        run: its settings.
+        device: what the hardware calls itself.
+        threads: of the CPU.
+    """
+    from sparselora.provenance import git_state, package_versions
+
+    git = git_state()
+    if git["dirty"]:
+        return None
+    content = {
+        "config": run.content_hash(),
+        "code": git["commit"],
+        "versions": package_versions(),
+        "device": [device, threads],
+        "files": [_state(Path(path)) for path in (run.data.path, run.model.name_or_path)],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    if not path.exists():
+        return []
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

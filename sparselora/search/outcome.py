@@ -1,0 +1,118 @@
+"""What a trial is told: read from the record that its run left, never from memory."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.study import StudyDirection
+
+from sparselora.errors import UserError
+from sparselora.record import COMPLETED, FAILED, read_record
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A row of the table of objectives."""
+
+    direction: StudyDirection
+    read: Callable[[Mapping[str, Any]], float | None]
+    timed: bool = False
+    """Whether it takes `measure.timing`."""
+    of_device: bool = False
+    """Whether figures of two devices may not meet in one study."""
+
+
+MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "accuracy": Objective(MAXIMIZE, lambda record: record["metrics"]["validation"]["accuracy"]),
+    "ms_per_step": Objective(
+        MINIMIZE,
+        lambda record: record.get("ms_per_step"),
+        timed=True,
+        of_device=True,
+    ),
+    "speedup": Objective(
+        MAXIMIZE,
+        lambda record: (record.get("timing") or {}).get("speedup"),
+        timed=True,
+    ),
+    "run_speedup": Objective(MAXIMIZE, lambda record: record.get("run_speedup"), timed=True),
+    "gflops_per_step": Objective(
+        MINIMIZE,
+        lambda record: (record["flops"]["sparse"] or record["flops"]["dense"])["total"] / 1e9,
+    ),
+}
+
+
+def get_objectives(names: Sequence[str]) -> list[Objective]:
+    """The rows of `names`.
+
+    Raises:
+        UserError: one is unknown, or twice there, or there is none.
+    """
+    for name in names:
+        if name not in OBJECTIVES:
+            raise UserError(
+                f"hydra.sweeper.objectives: {name!r}: some of {', '.join(OBJECTIVES)} are allowed"
+            )
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"hydra.sweeper.objectives={list(names)}: each once, at least one")
+    return [OBJECTIVES[name] for name in names]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run gave.
+
+    Attributes:
+        values: of the objectives; None where the run failed.
+        reason: why, where it did.
+        attributes: what the dashboard shows beside the values.
+    """
+
+    values: list[float] | None
+    reason: str | None
+    attributes: dict[str, Any]
+
+    @staticmethod
+    def failed(reason: str) -> "Outcome":
+        return Outcome(None, reason, {})
+
+
+def read_outcome(folder: Path, objectives: Sequence[str]) -> Outcome | None:
+    """The outcome of the run in `folder`; None where it did not come to an end of its own."""
+    record = read_record(folder)
+    if record is None or record.get("status") not in (COMPLETED, FAILED):
+        return None
+    attributes = _attributes(record)
+    if record["status"] == FAILED:
+        return Outcome(None, record.get("error") or "failed", attributes)
+    values = [OBJECTIVES[name].read(record) for name in objectives]
+    for name, value in zip(objectives, values, strict=True):
+        if value is None or not math.isfinite(value):
+            if (record.get("timing_error") or "").startswith("interrupted"):
+                return None  # trained, and stopped before it was timed
+            why = f" ({record['timing_error']})" if record.get("timing_error") else ""
+            return Outcome(None, f"no {name} in the record{why}", attributes)
+    return Outcome([float(value) for value in values if value is not None], None, attributes)
+
+
+def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
+    timing = record.get("timing") or {}
+    validation = (record.get("metrics") or {}).get("validation") or {}
+    found = {
+        "run_id": record.get("run_id"),
+        "config_hash": record.get("config_hash"),
+        "accuracy": validation.get("accuracy"),
+        "f1": validation.get("f1"),
+        "loss": validation.get("loss"),
+        "ms_per_step": record.get("ms_per_step"),
+        "mean_sparsity": (record.get("sparsity") or {}).get("realised_mean"),
+        "bound": (record.get("flops") or {}).get("bound"),
+        "run_speedup": record.get("run_speedup"),
+        **{name: timing.get(name) for name in ("speedup", "speedup_low", "speedup_high", "stable")},
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,128 @@
+"""What a search shows on the terminal: which trial of how many, time left, the front so far."""
+
+import time
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sparselora.search.outcome import OBJECTIVES
+from sparselora.search.study import (
+    DUPLICATE_OF,
+    LABEL,
+    LOST,
+    REASON,
+    SharedStudy,
+)
+
+FORMATS = {"accuracy": "{:.4f}", "ms_per_step": "{:.1f}", "gflops_per_step": "{:.1f}"}
+
+
+class SearchProgress:
+    """The story of one process's part in a search.
+
+    Args:
+        study: as this process sees it.
+        console: where to.
+    """
+
+    def __init__(self, study: SharedStudy, console: Console | None = None) -> None:
+        self.study, self.console = study, console or Console()
+        self._began = time.monotonic()
+        self._at_begin = len(study.counted())
+
+    def begin(self) -> None:
+        """Where the study stands."""
+        plan, done = self.study.plan, self._at_begin
+        others = len(self.study.running())
+        lost = sum(LOST in trial.user_attrs for trial in self.study.trials)
+        line = (
+            f"study {plan.name} in {self.study.storage.name}: {done} of {plan.n_trials} trials done"
+        )
+        line += f", {others} running elsewhere" if others else ""
+        line += f", {lost} lost to processes that ended" if lost else ""
+        if done >= plan.n_trials:
+            line += "; raise hydra.sweeper.n_trials to go on"
+        self._say(line)
+
+    def begins(self, number: int, label: str) -> None:
+        """A trial is about to run."""
+        plan, done = self.study.plan, len(self.study.counted())
+        here = done - self._at_begin
+        left = ""
+        if here:
+            seconds = (time.monotonic() - self._began) / here * (plan.n_trials - done)
+            left = f", about {_duration(seconds)} left"
+        self._say(f"trial {number}, {done + 1} of {plan.n_trials}{left}: {label}")
+
+    def told(self, trial: FrozenTrial) -> None:
+        """A trial is finished: its values, and the front where it changed it."""
+        label = trial.user_attrs.get(LABEL, f"trial {trial.number}")
+        if trial.values is None:
+            self._say(f"failed: {label}: {trial.user_attrs.get(REASON)}")
+            return
+        objectives = self.study.plan.objectives
+        shown = [
+            f"{name} {_shown(name, value)}"
+            for name, value in zip(objectives, trial.values, strict=True)
+        ]
+        if "speedup" not in objectives and "speedup" in trial.user_attrs:
+            low, high = (trial.user_attrs[f"speedup_{end}"] for end in ("low", "high"))
+            shown.append(f"{trial.user_attrs['speedup']:.2f} × stock ({low:.2f} to {high:.2f})")
+        self._say(f"    {', '.join(shown)}")
+        front = self.study.front()
+        if any(one.number == trial.number for one in front):
+            self._print_front(front)
+
+    def exhausted(self, in_a_row: int) -> None:
+        """The search ends before its budget."""
+        self._say(
+            f"{in_a_row} draws in a row were settings that the study knows: the space holds no more; "
+            "widen hydra.sweeper.params, or raise hydra.sweeper.max_duplicates"
+        )
+
+    def end(self) -> None:
+        """The front, and what to type next."""
+        front = self.study.front()
+        if front:
+            self._print_front(front)
+        counted, failed = len(self.study.counted()), len(self.study.failed())
+        known = sum(DUPLICATE_OF in trial.user_attrs for trial in self.study.trials)
+        self._say(
+            f"{counted} trials, {failed} of them failed, {known} more answered from these; "
+            f"watch: optuna-dashboard {self.study.storage.name}"
+        )
+
+    def _print_front(self, front: list[FrozenTrial]) -> None:
+        objectives = list(self.study.plan.objectives)
+        table = Table(title="Pareto front so far", title_justify="left")
+        table.add_column("trial", justify="right")
+        table.add_column("setting")
+        for name in objectives:
+            arrow = "↑" if OBJECTIVES[name].direction is StudyDirection.MAXIMIZE else "↓"
+            table.add_column(f"{name} {arrow}", justify="right")
+        if "speedup" not in objectives:
+            table.add_column("× stock", justify="right")
+        for trial in sorted(front, key=lambda one: one.values[-1]):
+            cells = [
+                _shown(name, value) for name, value in zip(objectives, trial.values, strict=True)
+            ]
+            if "speedup" not in objectives:
+                speedup = trial.user_attrs.get("speedup")
+                cells.append("" if speedup is None else f"{speedup:.2f}")
+            table.add_row(str(trial.number), escape(str(trial.user_attrs.get(LABEL, ""))), *cells)
+        self.console.print(table)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(name: str, value: float) -> str:
+    return FORMATS.get(name, "{:.3f}").format(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(minutes, 1)} min"

@@ -1,0 +1,87 @@
+"""Samplers by the name of their Hydra option, and which of them fit a space."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from hydra.utils import instantiate
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+from omegaconf import DictConfig
+from optuna.samplers import BaseSampler
+
+from sparselora.errors import UserError
+from sparselora.search.space import Check, Space
+
+WHITELIST = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+
+FLAT_ONLY = {
+    "optuna.samplers.GridSampler": "grid",
+    "optuna.samplers.GPSampler": "gp",
+    "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler": "nsgaii",
+}
+"""These model just the parameters that all finished trials share."""
+ANY_SPACE = {"optuna.samplers.TPESampler": "tpe", "optuna.samplers.RandomSampler": "random"}
+MODELS_ALL = ("gp", "nsgaii")
+"""These see nothing beside a trial that has none of their parameters, as named ones have not."""
+
+
+def check_sampler(settings: Mapping[str, Any], space: Space, check: Check) -> None:
+    """Raise a `UserError` where the sampler does not fit the space."""
+    sampler = settings["sampler"]
+    target = sampler.get("_target_")
+    if target in ANY_SPACE:
+        _check_seed(sampler)
+        return
+    name = FLAT_ONLY.get(target)
+    if name is None:
+        allowed = ", ".join([*ANY_SPACE.values(), *FLAT_ONLY.values()])
+        raise UserError(f"hydra/sweeper/sampler: {target} is not for this search; {allowed} are")
+    _check_seed(sampler)
+    key = space.conditional(check)
+    if key is not None:
+        raise UserError(
+            f"hydra/sweeper/sampler={name}: it models just the parameters that all trials share, and "
+            f"{key} has no effect in some of them; tpe or random is allowed"
+        )
+    if name in MODELS_ALL and settings["named"]:
+        raise UserError(
+            f"hydra/sweeper/sampler={name}: it models just the parameters that all trials share, and "
+            "named settings have none of them; add hydra.sweeper.named=[], or use tpe or random"
+        )
+
+
+def sampler_factory(sampler: DictConfig, space: Space) -> tuple[Callable[[int], BaseSampler], int]:
+    """Seed → sampler, and how many settings it can draw (a large number, but for a grid).
+
+    Raises:
+        UserError: a grid over a range that has no steps.
+    """
+
+    def make(seed: int) -> Any:
+        return instantiate(sampler, seed=seed, _execution_whitelist_=WHITELIST)
+
+    first = make(0)
+    if not isinstance(first, functools.partial):
+        return make, 10**9
+    try:
+        grid = {
+            key: OptunaSweeperImpl._to_grid_sampler_choices(item)
+            for key, item in space.distributions.items()
+        }
+    except ValueError as error:
+        raise UserError(
+            "hydra/sweeper/sampler=grid: needs choices or ranges with steps for every key"
+        ) from error
+    size = 1
+    for values in grid.values():
+        size *= len(values)
+    return lambda seed: optuna.samplers.GridSampler(grid, seed=seed), size
+
+
+def _check_seed(sampler: Mapping[str, Any]) -> None:
+    if sampler.get("seed") is not None:
+        raise UserError(
+            f"hydra.sweeper.sampler.seed={sampler['seed']}: without effect, since each draw's seed "
+            "follows from hydra.sweeper.seed; set that one"
+        )

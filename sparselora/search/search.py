@@ -1,0 +1,277 @@
+"""The loop of a search: ask, launch, tell, until the study has its trials."""
+
+import errno
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import Trial, TrialState
+
+from sparselora.checks import check_shape, user_keys
+from sparselora.config import parse_config
+from sparselora.device import choose_device, use_threads
+from sparselora.errors import TrainingError, UserError
+from sparselora.labels import describe, shapes_sparsity
+from sparselora.provenance import device_name
+from sparselora.schema import RunConfig
+from sparselora.search import study as attributes
+from sparselora.search.known import known_by
+from sparselora.search.outcome import OBJECTIVES, Outcome
+from sparselora.search.progress import SearchProgress
+from sparselora.search.references import hand_out
+from sparselora.search.samplers import sampler_factory
+from sparselora.search.space import Space, key_of
+from sparselora.search.storage import Storage
+from sparselora.search.study import Plan, SharedStudy
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FIRST_LOOK_AT_FAILURES = 4
+"""Finished trials."""
+SHOWN_OF_A_DUPLICATE = (
+    "accuracy",
+    "ms_per_step",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "mean_sparsity",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial that is to be launched."""
+
+    number: int
+    overrides: list[str]
+    folder: Path
+
+
+class Search:
+    """One process's part in a search.
+
+    Args:
+        settings: the fields of `SearchConfig`.
+        hydra_context: Hydra's, as its sweepers get them.
+        task_function: likewise.
+        config: likewise.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
+        self.settings, self.config = settings, config
+        self.loader = hydra_context.config_loader
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.folder = Path(config.hydra.sweep.dir).resolve()
+        self.duplicates_in_a_row = 0
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Until the study has its trials.
+
+        Raises:
+            UserError: the storage, the study or the settings of it do not allow the search.
+            TrainingError: more trials fail than may.
+            KeyboardInterrupt: what was begun is released first.
+        """
+        settings = self.settings
+        self.space = Space.parse(settings["params"] or {}, arguments)
+        base, _ = self._check(
+            [item for item in self.space.fixed if not shapes_sparsity(key_of(item))]
+        )
+        self.device = choose_device(base.train.device)
+        use_threads(base.train.threads)
+        self.study = SharedStudy(Storage(settings["storage"]), self._plan())
+        with self.study.storage.locked():
+            self._hold(base)
+        self.progress = SearchProgress(self.study)
+        self.progress.begin()
+        while jobs := self._next_jobs(settings["n_jobs"]):
+            self._launch(jobs)
+            self._stop_on_failures()
+        self.progress.end()
+
+    def _next_jobs(self, count: int) -> list[Job]:
+        jobs: list[Job] = []
+        with self.study.storage.locked():
+            while len(jobs) < count and (trial := self.study.ask()) is not None:
+                try:
+                    job = self._drawn(trial)
+                except UserError as error:  # a bad combination is the setting's fault
+                    self.study.tell(trial.number, Outcome.failed(str(error)))
+                    self.progress.told(self.study.trials[trial.number])
+                    self._stop_on_failures()
+                    continue
+                if job is not None:
+                    jobs.append(job)
+                elif self.duplicates_in_a_row >= self.settings["max_duplicates"]:
+                    self.progress.exhausted(self.duplicates_in_a_row)
+                    break
+            hand_out(self.study.study, self.folder)
+        return jobs
+
+    def _drawn(self, trial: Trial) -> Job | None:
+        """The trial's job; None where another trial has answered it."""
+        name = trial.user_attrs.get(attributes.NAMED)
+        draw = self.space.draw
+        overrides = (
+            draw(trial, self._check) if name is None else self.space.named(name, self._check)
+        )
+        run, sparsities = self._check(overrides)
+        folder = self.folder / str(trial.number)
+        label = describe(run, sparsities, name, user_keys(overrides))
+        identity = known_by(run, device_name(self.device), torch.get_num_threads())
+        stamps: dict[str, Any] = {attributes.LABEL: label, "overrides": overrides}
+        stamps |= {attributes.FOLDER: str(folder), attributes.KNOWN_BY: identity}
+        for key, value in stamps.items():
+            trial.set_user_attr(key, value)
+        if name is None and self._answered(trial, identity):
+            self.duplicates_in_a_row += 1
+            return None
+        self.duplicates_in_a_row = 0
+        self.progress.begins(trial.number, label)
+        return Job(trial.number, [*overrides, f"hydra.sweep.subdir={trial.number}"], folder)
+
+    def _answered(self, trial: Trial, identity: str | None) -> bool:
+        for other in self.study.trials:
+            known = identity is not None and other.user_attrs.get(attributes.KNOWN_BY) == identity
+            if known and other.state is TrialState.COMPLETE:
+                trial.set_user_attr(attributes.DUPLICATE_OF, other.number)
+                shown = {
+                    name: value
+                    for name, value in other.user_attrs.items()
+                    if name in SHOWN_OF_A_DUPLICATE
+                }
+                self.study.tell(trial.number, Outcome(list(other.values), None, shown))
+                return True
+        return False
+
+    def _launch(self, jobs: Sequence[Job]) -> None:
+        try:
+            returns = self.launcher.launch(
+                [job.overrides for job in jobs], initial_job_idx=jobs[0].number
+            )
+        except BaseException:
+            # Ctrl-C, or a launcher whose worker died: whatever came to an end is told, the rest is
+            # for this command's next turn, or the next command's.
+            with self.study.storage.locked():
+                for job in jobs:
+                    self.study.release(job.number)
+            raise
+        errors = [
+            one._return_value if isinstance(one._return_value, BaseException) else None
+            for one in returns
+        ]
+        full = [error for error in errors if _is_full_disk(error)]
+        with self.study.storage.locked():
+            for job, error in zip(jobs, errors, strict=True):
+                if _is_full_disk(error):
+                    self.study.release(job.number)
+                    continue
+                outcome = self.study.outcome(job.folder)
+                if outcome is None:
+                    outcome = Outcome.failed(_reason(error))
+                self.progress.told(self.study.tell(job.number, outcome))
+        # The exception of a failed run holds its tensors.
+        del returns, errors
+        gc.collect()
+        if full:
+            raise UserError(
+                f"hydra.sweep.dir={self.folder}: {full[0]}; make room: the same command goes on"
+            )
+
+    def _stop_on_failures(self) -> None:
+        counted, failed = self.study.counted(), self.study.failed()
+        allowed = self.settings["max_failure_rate"]
+        if len(counted) < FIRST_LOOK_AT_FAILURES or len(failed) <= allowed * len(counted):
+            return
+        reasons = [trial.user_attrs.get(attributes.REASON, "") for trial in failed]
+        raise TrainingError(
+            f"{len(failed)} of {len(counted)} trials failed, and hydra.sweeper.max_failure_rate="
+            f"{allowed:g} may; the last: {reasons[-1]}"
+        )
+
+    def _check(self, overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
+        config = self.loader.load_sweep_config(self.config, list(overrides))
+        OmegaConf.set_struct(config, False)
+        config.pop("hydra")
+        keys = user_keys(overrides)
+        run = parse_config(config, keys)
+        return run, check_shape(run, keys)
+
+    def _plan(self) -> Plan:
+        settings = self.settings
+        make_sampler, size = sampler_factory(settings["sampler"], self.space)
+        named = list(settings["named"])
+        return Plan(
+            name=settings["study_name"],
+            objectives=list(settings["objectives"]),
+            n_trials=min(settings["n_trials"], len(named) + size),
+            named=named,
+            seed=settings["seed"],
+            make_sampler=make_sampler,
+            min_accuracy=settings["min_accuracy"],
+            max_drop=settings["max_drop"],
+        )
+
+    def _hold(self, base: RunConfig) -> None:
+        """The study keeps what all of its trials share; another task, or device, is another study."""
+        another = "; give another hydra.sweeper.study_name"
+        values = {key: value for key, value in flattened(base.to_dict()).items() if key != "tags"}
+
+        def changed(held: Mapping[str, Any]) -> str:
+            for key in sorted({*held, *values}):
+                if held.get(key) != values.get(key):
+                    return (
+                        f"{key}={values.get(key)}: the study {self.study.plan.name!r} was begun "
+                        f"with {held.get(key)}{another}"
+                    )
+            return ""
+
+        self.study.hold(attributes.BASE, values, changed)
+        device = f"{device_name(self.device)}, {torch.get_num_threads()} threads"
+        bound = [name for name in self.study.plan.objectives if OBJECTIVES[name].of_device]
+
+        def moved(held: str) -> str:
+            return (
+                bound
+                and (
+                    f"this is {device}, and the study {self.study.plan.name!r} was begun on {held}, "
+                    f"whose {bound[0]} is another figure; use objectives=[accuracy,speedup]{another}"
+                )
+            ) or ""
+
+        self.study.hold(attributes.DEVICE, device, moved)
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings → dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL_DISK
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "it left no record"
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"

@@ -1,0 +1,248 @@
+"""One Optuna study, shared by any number of processes that come, die and come again.
+
+What a trial is stands in its user attributes, so that a process that finds one knows whose it was, where
+its run wrote, and whether it counts.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sparselora.errors import UserError
+from sparselora.process import identity, is_dead
+from sparselora.search.outcome import OBJECTIVES, Outcome, read_outcome
+from sparselora.search.references import agree
+from sparselora.search.storage import Storage
+
+NAMED, LABEL, PROCESS, FOLDER = "named", "label", "process", "folder"
+REASON, LOST, DUPLICATE_OF, KNOWN_BY = "reason", "lost", "duplicate_of", "known_by"
+"""User attributes of a trial: `lost` marks one whose process died, which does not count and is done
+again; `duplicate_of` one that was answered from another, which does not count either."""
+BASE, DEVICE = "base", "device"
+"""User attributes of the study."""
+
+RUNNING, COMPLETE, FAIL = TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search asks of its study.
+
+    Attributes:
+        name: of the study.
+        objectives: names of `OBJECTIVES`.
+        n_trials: finished ones in all.
+        named: experiments that come first.
+        seed: of the sampler.
+        make_sampler: seed → sampler.
+        min_accuracy: see `SearchConfig`.
+        max_drop: see `SearchConfig`.
+    """
+
+    name: str
+    objectives: Sequence[str]
+    n_trials: int
+    named: Sequence[str]
+    seed: int
+    make_sampler: Callable[[int], BaseSampler]
+    min_accuracy: float | None = None
+    max_drop: float | None = None
+
+
+class SharedStudy:
+    """Opens or begins the study of a plan.
+
+    Raises:
+        UserError: the storage cannot be used, or holds the study with other objectives.
+    """
+
+    def __init__(self, storage: Storage, plan: Plan) -> None:
+        self.storage, self.plan = storage, plan
+        with storage.locked():
+            self._check_objectives()
+            self.study = optuna.create_study(
+                storage=storage.optuna,
+                study_name=plan.name,
+                directions=[OBJECTIVES[name].direction for name in plan.objectives],
+                load_if_exists=True,
+            )
+            self.study.set_metric_names(list(plan.objectives))
+            self._enqueue_named()
+            self.recover()
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """As they stand in the storage now."""
+        return self.study.get_trials(deepcopy=False)
+
+    def counted(self) -> list[FrozenTrial]:
+        """Finished, and part of the budget."""
+        return [
+            trial
+            for trial in self.trials
+            if trial.state in (COMPLETE, FAIL)
+            and LOST not in trial.user_attrs
+            and DUPLICATE_OF not in trial.user_attrs
+        ]
+
+    def failed(self) -> list[FrozenTrial]:
+        """Counted, without values."""
+        return [trial for trial in self.counted() if trial.state is FAIL]
+
+    def running(self) -> list[FrozenTrial]:
+        """Asked, and not told."""
+        return [trial for trial in self.trials if trial.state is RUNNING]
+
+    def remaining(self) -> int:
+        """Trials that nobody has begun."""
+        return self.plan.n_trials - len(self.counted()) - len(self.running())
+
+    def ask(self) -> Trial | None:
+        """The next trial, this process's own from here on; None where the budget is spent.
+
+        To be called under the storage's lock, which is to be kept until the trial is stamped and drawn.
+        """
+        self.recover()
+        if self.remaining() <= 0:
+            return None
+        # The draws of a resumed search are those of one that never stopped, and are never repeated:
+        # the seed follows from the trials that count or were drawn, not from what a process did.
+        position = sum(LOST not in trial.user_attrs for trial in self._begun())
+        self.study.sampler = self.plan.make_sampler(derived_seed(self.plan.seed, position))
+        trial = self.study.ask()
+        trial.set_user_attr(PROCESS, identity())
+        return trial
+
+    def tell(self, number: int, outcome: Outcome) -> FrozenTrial:
+        """Finish a running trial. To be called under the storage's lock."""
+        trial = Trial(self.study, self._trial_id(number))
+        for name, value in outcome.attributes.items():
+            trial.set_user_attr(name, value)
+        if outcome.values is None:
+            trial.set_user_attr(REASON, outcome.reason)
+        else:
+            self._constrain(trial, outcome)
+        state = FAIL if outcome.values is None else COMPLETE
+        try:
+            return self.study.tell(trial, values=outcome.values, state=state)
+        except RuntimeError as error:
+            # The grid sampler stops a loop of Optuna's own after its last setting; here is none.
+            if "Study.stop" not in str(error):
+                raise
+            return self.trials[number]
+
+    def outcome(self, folder: Path) -> Outcome | None:
+        """See `read_outcome`; on the study's dense reference. To be called under the storage's lock."""
+        agree(self.study, folder)
+        return read_outcome(folder, self.plan.objectives)
+
+    def release(self, number: int) -> None:
+        """A running trial whose process is gone: told from its record where that is complete, else
+        marked lost, and begun again if it was named. To be called under the storage's lock."""
+        trial = self.trials[number]
+        if trial.state is not RUNNING:
+            return
+        folder = trial.user_attrs.get(FOLDER)
+        outcome = None if folder is None else self.outcome(Path(folder))
+        if outcome is not None:
+            self.tell(number, outcome)
+            return
+        live = Trial(self.study, self._trial_id(number))
+        live.set_user_attr(LOST, True)
+        live.set_user_attr(REASON, "its process ended before it did")
+        self.study.tell(live, state=FAIL)
+        self._enqueue_named()
+
+    def recover(self) -> None:
+        """Release what dead processes left. To be called under the storage's lock."""
+        for trial in self.running():
+            owner = trial.user_attrs.get(PROCESS)
+            # Trials are stamped under the lock that is held now: without a stamp there is no owner.
+            if owner is None or is_dead(owner):
+                self.release(trial.number)
+
+    def hold(self, name: str, value: Any, problem: Callable[[Any], str]) -> Any:
+        """The study's attribute; `value` becomes it where there is none.
+
+        Raises:
+            UserError: `problem(held)`, where that is another and the message is not empty.
+        """
+        held = self.study.user_attrs.get(name)
+        if held is None:
+            self.study.set_user_attr(name, value)
+            return value
+        message = problem(held) if held != value else ""
+        if message:
+            raise UserError(message)
+        return held
+
+    def accuracy_floor(self) -> float | None:
+        """What `min_accuracy` and `max_drop` come to, in [0, 1]; None where nothing is asked yet."""
+        floors = [] if self.plan.min_accuracy is None else [self.plan.min_accuracy]
+        if self.plan.max_drop is not None:
+            floors += [
+                trial.user_attrs["accuracy"] - self.plan.max_drop / 100
+                for trial in self.trials
+                if trial.state is COMPLETE and trial.user_attrs.get(NAMED) == "dense"
+            ][:1]
+        return max(floors, default=None)
+
+    def front(self) -> list[FrozenTrial]:
+        """The trials that none is better than in every objective, feasible ones if there are any."""
+        return list(self.study.best_trials)
+
+    def _constrain(self, trial: Trial, outcome: Outcome) -> None:
+        floor, accuracy = self.accuracy_floor(), outcome.attributes.get("accuracy")
+        own_floor = self.plan.max_drop is not None and trial.user_attrs.get(NAMED) == "dense"
+        if floor is None and own_floor and accuracy is not None:
+            floor = accuracy - (self.plan.max_drop or 0.0) / 100
+        known = trial.storage.get_trial(trial._trial_id).constraints
+        if floor is not None and accuracy is not None and "accuracy" not in known:
+            trial.set_constraint("accuracy", floor - accuracy)
+
+    def _begun(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state is not TrialState.WAITING]
+
+    def _trial_id(self, number: int) -> int:
+        return self.storage.optuna.get_trial_id_from_study_id_trial_number(
+            self.study._study_id, number
+        )
+
+    def _enqueue_named(self) -> None:
+        there = {
+            trial.user_attrs.get(NAMED) for trial in self.trials if LOST not in trial.user_attrs
+        }
+        for name in self.plan.named:
+            if name not in there:
+                self.study.enqueue_trial({}, user_attrs={NAMED: name, LABEL: name})
+
+    def _check_objectives(self) -> None:
+        plan, storage = self.plan, self.storage.optuna
+        known = {summary.study_name: summary for summary in storage.get_all_studies()}
+        if plan.name not in known:
+            return
+        study = optuna.load_study(study_name=plan.name, storage=storage)
+        names = study.metric_names
+        same = len(study.directions) == len(plan.objectives) and all(
+            direction is OBJECTIVES[name].direction
+            for direction, name in zip(study.directions, plan.objectives, strict=True)
+        )
+        if not same or names not in (None, list(plan.objectives)):
+            held = names or [direction.name.lower() for direction in study.directions]
+            raise UserError(
+                f"hydra.sweeper.objectives=[{','.join(plan.objectives)}]: the study {plan.name!r} "
+                f"in {self.storage.name} has [{','.join(held)}]; give another "
+                "hydra.sweeper.study_name"
+            )
+
+
+def derived_seed(seed: int, position: int) -> int:
+    """A seed of 32 bits for the trial at a position of a study."""
+    digest = hashlib.sha256(f"{seed}/{position}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
