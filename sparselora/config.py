@@ -49,8 +49,7 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
         check_choice("lora.projections", projection, PROJECTIONS)
     if not run.lora.projections:
         raise UserError("lora.projections=[]: at least one of query, key, value, output is needed")
-    if not 0 <= run.seed < 2**32:
-        raise UserError(f"seed={run.seed}: a whole number from 0 to 2^32 − 1 is allowed")
+    _check_seeds(run, user_keys)
     check_choice("estimator.name", run.estimator.name, tuple(ESTIMATORS))
     if not ESTIMATORS[run.estimator.name].has_rank:
         if "svd_rank" in user_keys:
@@ -103,6 +102,20 @@ def check_model(
             f"{shape.intermediate_size}; raise it, or use experiment=dense"
         )
     return sparsities
+
+
+def _check_seeds(run: RunConfig, user_keys: Collection[str]) -> None:
+    if not 0 <= run.seed < 2**32:
+        raise UserError(f"seed={run.seed}: a whole number from 0 to 2^32 − 1 is allowed")
+    if run.seeds is None:
+        return
+    shown = f"seeds=[{','.join(map(str, run.seeds))}]"
+    if "seed" in user_keys:
+        raise UserError(f"seed={run.seed}: without effect beside {shown}; give one of the two")
+    if not run.seeds or len(set(run.seeds)) != len(run.seeds):
+        raise UserError(f"{shown}: different whole numbers, at least one, are allowed")
+    if not all(0 <= seed < 2**32 for seed in run.seeds):
+        raise UserError(f"{shown}: whole numbers from 0 to 2^32 − 1 are allowed")
 
 
 def _with_rank() -> str:

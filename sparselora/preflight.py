@@ -20,7 +20,7 @@ from sparselora.errors import UserError
 from sparselora.hydra_setup import install
 from sparselora.paths import CONF
 from sparselora.record import BENCH_NAME, RECORD_NAME
-from sparselora.schema import RunConfig
+from sparselora.schema import DataConfig, RunConfig
 from sparselora.search.config import TARGET as SEARCH
 
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
@@ -46,17 +46,19 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
         for key in user_keys(overrides):
             if unused and key.startswith(unused):
                 raise UserError(f"{key}: without effect in this command; leave it out")
-    runs = [(overrides, parse_config(job, user_keys(overrides))) for overrides, job in jobs]
-    for _, run in runs:
-        if run.bench.seq_len is None:
+    checked: list[tuple[DataConfig, bool]] = []
+    for _, run in jobs:
+        asked = (run.data, run.measure.test)
+        if run.bench.seq_len is None and asked not in checked:
             load_run_data(run)
+            checked.append(asked)
     # Sizes of the model come last: they take transformers, and may take a download.
-    for overrides, run in runs:
+    for overrides, run in jobs:
         check_shape(run, user_keys(overrides))
 
 
-def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictConfig]]:
-    """The overrides of each job, and its merged config without Hydra's part."""
+def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConfig]]:
+    """The overrides of each job, and its checked config."""
     # With the loader, a parser knows `glob(*)`.
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     multirun = multirun or "hydra.mode=MULTIRUN" in overrides
@@ -64,14 +66,13 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictCon
     fixed = [str(item.input_line) for item in parsed if not item.is_sweep_override()]
     base = _compose(fixed if multirun else overrides)
     _make_output_folder(base, multirun)
-    tasks = [item for item in overrides if not _hydra(item)]
+    tasks = _tasks(overrides)
     if not multirun:
-        return [(tasks, _without_hydra(base))]
+        return [(tasks, _parsed(tasks, base))]
     sweeper = base.hydra.sweeper
     hydra_lines = [item for item in fixed if _hydra(item)]
     if sweeper._target_ == SEARCH:
-        settings = _search_settings(sweeper, tasks, hydra_lines)
-        return [(job, _without_hydra(_compose([*hydra_lines, *job]))) for job in settings]
+        return _search_jobs(sweeper, tasks, hydra_lines)
     if sweeper._target_ != _BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
         direction = OmegaConf.select(sweeper, "direction")
@@ -80,25 +81,37 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], DictCon
                 f"hydra.sweeper.direction={getattr(direction, 'name', direction)}: a run gives two "
                 "values, so [maximize,minimize] (accuracy, ms/step) is allowed"
             )
-        return [([item for item in fixed if not _hydra(item)], _without_hydra(base))]
+        unswept = _tasks(fixed)
+        return [(unswept, _parsed(unswept, base))]
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
     return [
-        (job, _without_hydra(_compose([*hydra_lines, *job]))) for batch in batches for job in batch
+        (job, _parsed(job, _compose([*hydra_lines, *job]))) for batch in batches for job in batch
     ]
 
 
-def _search_settings(
+def _search_jobs(
     sweeper: DictConfig, tasks: list[str], hydra_lines: list[str]
-) -> list[list[str]]:
+) -> list[tuple[list[str], RunConfig]]:
     from sparselora.search.check import check_search
+    from sparselora.search.space import remembered
 
+    @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        keys = user_keys(overrides)
-        run = parse_config(_without_hydra(_compose([*hydra_lines, *overrides])), keys)
-        return run, check_shape(run, keys)
+        run = _parsed(overrides, _compose([*hydra_lines, *overrides]))
+        return run, check_shape(run, user_keys(overrides))
 
-    return check_search(sweeper, tasks, check)
+    return [(job, check(job)[0]) for job in check_search(sweeper, tasks, check)]
+
+
+def _parsed(overrides: Sequence[str], config: DictConfig) -> RunConfig:
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    return parse_config(config, user_keys(overrides))
+
+
+def _tasks(overrides: Sequence[str]) -> list[str]:
+    return [item for item in overrides if not _hydra(item)]
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -112,12 +125,6 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 def _hydra(override: str) -> bool:
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    return config
 
 
 def _make_output_folder(base: DictConfig, multirun: bool) -> None:

@@ -3,7 +3,10 @@
 `task` is the Hydra task function: one config in, one record out, the objectives returned.
 """
 
+import statistics
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +20,40 @@ from sparselora.config import parse_config
 from sparselora.labels import describe
 from sparselora.paths import CONF
 from sparselora.progress import Progress
+from sparselora.schema import RunConfig
 
 
 def task(config: DictConfig) -> tuple[float, float]:
-    """One fine-tune in Hydra's output folder.
+    """One fine-tune in Hydra's output folder, or with `seeds` one for each below it.
 
     Returns:
-        See `objectives`.
+        See `objectives`; means over seeds.
     """
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     keys = user_keys(overrides)
     run = parse_config(config, keys)
     sparsities = check_shape(run, keys)
+    folder = Path(job.runtime.output_dir)
+    if run.seeds is None:
+        return objectives(_run_one(run, sparsities, job, folder))
 
+    from sparselora.repeats import run_repeats
+
+    def one(seed: int, child: Path) -> dict[str, Any]:
+        alone = replace(run, seed=seed, seeds=None)
+        run_id = f"{folder.parent.name}/{folder.name}/{child.name}"
+        return _run_one(alone, sparsities, job, child, run_id)
+
+    sweep = Path(job.sweep.dir) if _is_multirun(job) else None
+    values = [objectives(record) for record in run_repeats(run.seeds, folder, one, sweep)]
+    accuracy, ms_per_step = (statistics.fmean(column) for column in zip(*values, strict=True))
+    return accuracy, ms_per_step
+
+
+def _run_one(
+    run: RunConfig, sparsities: list[float], job: Any, folder: Path, run_id: str | None = None
+) -> dict[str, Any]:
     from sparselora.device import choose_device, use_threads
     from sparselora.finetune import fine_tune
     from sparselora.provenance import provenance
@@ -38,22 +61,24 @@ def task(config: DictConfig) -> tuple[float, float]:
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)
-    multirun = job.mode is not None and job.mode.name == "MULTIRUN"
+    overrides = list(job.overrides.task)
+    if run_id is not None:  # the command that repeats this seed alone
+        overrides = [item for item in overrides if not item.lstrip("+").startswith("seeds=")]
+        overrides.append(f"seed={run.seed}")
     experiment = job.runtime.choices.get("experiment")
-    label = describe(run, sparsities, experiment, keys)
-    record = RunRecord(
-        Path(job.runtime.output_dir),
-        {
-            "label": label,
-            "experiment": experiment if label == experiment else None,
-            "config": run.to_dict(),
-            "config_hash": run.content_hash(),
-            "overrides": overrides,
-            "provenance": provenance(device),
-        },
-    )
+    label = describe(run, sparsities, experiment, user_keys(overrides))
+    content = {
+        "label": label,
+        "experiment": experiment if label == experiment else None,
+        "config": run.to_dict(),
+        "config_hash": run.content_hash(),
+        "overrides": overrides,
+        "provenance": provenance(device),
+    }
+    record = RunRecord(folder, content if run_id is None else content | {"run_id": run_id})
     keep = run.train.keep_checkpoints.name
-    with Progress(label) as progress:
+    multirun = _is_multirun(job)
+    with Progress(label if run_id is None else f"{label}, seed {run.seed}") as progress:
         fine_tune(
             run,
             sparsities,
@@ -70,10 +95,14 @@ def task(config: DictConfig) -> tuple[float, float]:
         from sparselora.report.table import print_run
 
         print_run(record.content, str(record.path), Console())
-    return objectives(record.content)
+    return record.content
 
 
-def objectives(content: dict[str, Any]) -> tuple[float, float]:
+def _is_multirun(job: Any) -> bool:
+    return job.mode is not None and job.mode.name == "MULTIRUN"
+
+
+def objectives(content: Mapping[str, Any]) -> tuple[float, float]:
     """Validation accuracy at the end, and ms/step: drift-corrected, or raw where nothing was timed."""
     times = content["step_time_ms"]
     raw = times["sparse" if times["sparse"]["steps"] else "dense"]["p50"]

@@ -192,6 +192,8 @@ class RunConfig:
     sparse_rampup_ratio: float = 0.0
     sparse_cooldown_ratio: float = 0.0
     seed: int = MISSING
+    seeds: list[int] | None = None
+    """A run for each, as one trial, in place of `seed`; see `sparselora.repeats`."""
     tags: list[str] = field(default_factory=list)
     """Free words that the record keeps."""
 

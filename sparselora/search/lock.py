@@ -11,6 +11,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 LOCK_NAME = "sparselora"
+WAIT_SECONDS = 600
+"""A process holds the lock while it draws a trial, some seconds."""
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def storage_lock(url: URL) -> Iterator[None]:
         if not url.database:  # in memory: nobody else sees it
             yield
             return
-        with FileLock(f"{Path(url.database)}.lock"):
+        with FileLock(f"{Path(url.database)}.lock", timeout=WAIT_SECONDS):
             yield
         return
     take, give = _STATEMENTS["postgresql" if backend == "postgresql" else "mysql"]
@@ -42,7 +44,7 @@ def storage_lock(url: URL) -> Iterator[None]:
 
 _STATEMENTS = {
     "postgresql": ("select pg_advisory_lock(:number)", "select pg_advisory_unlock(:number)"),
-    "mysql": ("select get_lock(:name, -1)", "select release_lock(:name)"),
+    "mysql": ("select get_lock(:name, 600)", "select release_lock(:name)"),
 }
 
 

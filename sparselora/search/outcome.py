@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from optuna.study import StudyDirection
 
 from sparselora.errors import UserError
 from sparselora.record import COMPLETED, FAILED, read_record
+from sparselora.repeats import read_repeats
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,30 @@ class Outcome:
 
 
 def read_outcome(folder: Path, objectives: Sequence[str]) -> Outcome | None:
-    """The outcome of the run in `folder`; None where it did not come to an end of its own."""
+    """The outcome of a job; None where it did not come to an end of its own.
+
+    Of a job over several seeds, means over those that were run.
+    """
+    parent = read_repeats(folder)
+    if parent is None:
+        return _of_run(folder, objectives)
+    if parent["status"] not in (COMPLETED, FAILED):
+        return None
+    children = [_of_run(folder / f"seed_{seed}", objectives) for seed in parent["done"]]
+    found = [child for child in children if child is not None]
+    attributes = _means([child.attributes for child in found])
+    attributes |= {"seeds": parent["done"], "seeds_asked": parent["seeds"]}
+    if parent["stopped"]:
+        attributes["stopped"] = parent["stopped"]
+    reasons = [child.reason for child in found if child.values is None]
+    if parent["status"] == FAILED or reasons or len(found) < len(children):
+        reason = parent["error"] or (reasons or ["a seed left no record"])[0]
+        return Outcome(None, reason, attributes)
+    columns = zip(*(child.values for child in found if child.values is not None), strict=True)
+    return Outcome([fmean(column) for column in columns], None, attributes)
+
+
+def _of_run(folder: Path, objectives: Sequence[str]) -> Outcome | None:
     record = read_record(folder)
     if record is None or record.get("status") not in (COMPLETED, FAILED):
         return None
@@ -98,6 +123,18 @@ def read_outcome(folder: Path, objectives: Sequence[str]) -> Outcome | None:
             why = f" ({record['timing_error']})" if record.get("timing_error") else ""
             return Outcome(None, f"no {name} in the record{why}", attributes)
     return Outcome([float(value) for value in values if value is not None], None, attributes)
+
+
+def _means(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    # A mean's interval is not the mean of intervals; the report makes one from the records.
+    names = {name for one in several for name, value in one.items() if isinstance(value, float)}
+    names -= {"speedup_low", "speedup_high"}
+    found: dict[str, Any] = {
+        name: fmean(one[name] for one in several)
+        for name in sorted(names)
+        if all(name in one for one in several)
+    }
+    return found | {"run_ids": [one["run_id"] for one in several if "run_id" in one]}
 
 
 def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:

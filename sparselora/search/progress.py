@@ -68,9 +68,16 @@ class SearchProgress:
             f"{name} {_shown(name, value)}"
             for name, value in zip(objectives, trial.values, strict=True)
         ]
-        if "speedup" not in objectives and "speedup" in trial.user_attrs:
-            low, high = (trial.user_attrs[f"speedup_{end}"] for end in ("low", "high"))
-            shown.append(f"{trial.user_attrs['speedup']:.2f} × stock ({low:.2f} to {high:.2f})")
+        known = trial.user_attrs
+        if "speedup" not in objectives and "speedup" in known:
+            interval = ""
+            if "speedup_low" in known:
+                interval = f" ({known['speedup_low']:.2f} to {known['speedup_high']:.2f})"
+            shown.append(f"{known['speedup']:.2f} × stock{interval}")
+        if "seeds" in known:
+            shown.append(f"mean of {len(known['seeds'])} seeds")
+        if "stopped" in known:
+            shown.append(f"stopped: {known['stopped']}")
         self._say(f"    {', '.join(shown)}")
         front = self.study.front()
         if any(one.number == trial.number for one in front):
@@ -105,6 +112,7 @@ class SearchProgress:
             table.add_column(f"{name} {arrow}", justify="right")
         if "speedup" not in objectives:
             table.add_column("× stock", justify="right")
+        table.add_column("seeds", justify="right")
         for trial in sorted(front, key=lambda one: one.values[-1]):
             cells = [
                 _shown(name, value) for name, value in zip(objectives, trial.values, strict=True)
@@ -112,6 +120,7 @@ class SearchProgress:
             if "speedup" not in objectives:
                 speedup = trial.user_attrs.get("speedup")
                 cells.append("" if speedup is None else f"{speedup:.2f}")
+            cells.append(str(len(trial.user_attrs.get("seeds", [None]))))
             table.add_row(str(trial.number), escape(str(trial.user_attrs.get(LABEL, ""))), *cells)
         self.console.print(table)
 

@@ -1,4 +1,4 @@
-"""The study's dense reference: the first stock time that any process told is everyone's."""
+"""What runs of a study share: one dense reference, and the front that tells a hopeless setting."""
 
 from pathlib import Path
 
@@ -6,24 +6,34 @@ from optuna import Study
 
 from sparselora.record import RECORD_NAME, read_record, write_record
 from sparselora.reference import write_references
+from sparselora.repeats import write_front
 
 DENSE_REFERENCES = "dense_references"
 """User attribute of the study: `reference_key` → ms."""
 
 
 def hand_out(study: Study, folder: Path) -> None:
-    """Put the study's figures where the runs of a sweep folder look for theirs."""
+    """Put what the study knows where the runs of a sweep folder look for it."""
     held = study.user_attrs.get(DENSE_REFERENCES)
     if held:
         write_references(folder, held)
+    best = [trial.user_attrs for trial in study.best_trials]
+    named = [one for one in best if "accuracy" in one and "ms_per_step" in one]
+    if named:
+        write_front(folder, [(one["accuracy"], one["ms_per_step"]) for one in named])
 
 
 def agree(study: Study, folder: Path) -> None:
-    """Make a finished run's figure the study's, or the study's the run's; under the storage's lock.
+    """Make a finished job's figure the study's, or the study's the job's; under the storage's lock.
 
     Two processes that begin a study at one time each time stock LoRA for themselves. The record of the
     one that is told later is brought to the earlier one's figure, so that record and trial say the same.
     """
+    for run in (folder, *sorted(folder.glob("seed_*"))):
+        _agree(study, run)
+
+
+def _agree(study: Study, folder: Path) -> None:
     record = read_record(folder)
     key = None if record is None else record.get("dense_reference_key")
     if record is None or key is None:

@@ -26,7 +26,7 @@ from sparselora.search.outcome import OBJECTIVES, Outcome
 from sparselora.search.progress import SearchProgress
 from sparselora.search.references import hand_out
 from sparselora.search.samplers import sampler_factory
-from sparselora.search.space import Space, key_of
+from sparselora.search.space import Space, key_of, remembered
 from sparselora.search.storage import Storage
 from sparselora.search.study import Plan, SharedStudy
 
@@ -76,6 +76,7 @@ class Search:
         )
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.duplicates_in_a_row = 0
+        self._check = remembered(self._compose_and_check)
 
     def run(self, arguments: Sequence[str]) -> None:
         """Until the study has its trials.
@@ -202,7 +203,7 @@ class Search:
             f"{allowed:g} may; the last: {reasons[-1]}"
         )
 
-    def _check(self, overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
+    def _compose_and_check(self, overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
         config = self.loader.load_sweep_config(self.config, list(overrides))
         OmegaConf.set_struct(config, False)
         config.pop("hydra")

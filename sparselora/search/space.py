@@ -26,6 +26,25 @@ Check = Callable[[Sequence[str]], tuple[RunConfig, list[float]]]
 """Overrides → the checked run and the sparsity of its layers; raises a `UserError`."""
 
 
+def remembered(check: Check) -> Check:
+    """The same check, whose answers are kept: a search asks about one setting many times."""
+    answers: dict[tuple[str, ...], tuple[RunConfig, list[float]] | UserError] = {}
+
+    def ask(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
+        key = tuple(overrides)
+        if key not in answers:
+            try:
+                answers[key] = check(overrides)
+            except UserError as error:
+                answers[key] = error
+        answer = answers[key]
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    return ask
+
+
 @dataclass(frozen=True)
 class Space:
     """Keys with their distributions, and the overrides that every setting has.

@@ -182,15 +182,21 @@ class SharedStudy:
             raise UserError(message)
         return held
 
-    def accuracy_floor(self) -> float | None:
-        """What `min_accuracy` and `max_drop` come to, in [0, 1]; None where nothing is asked yet."""
+    def accuracy_floor(self, dense: float | None = None) -> float | None:
+        """What `min_accuracy` and `max_drop` come to, in [0, 1]; None where nothing is asked yet.
+
+        Args:
+            dense: the accuracy of the `dense` trial; None looks for it in the study.
+        """
         floors = [] if self.plan.min_accuracy is None else [self.plan.min_accuracy]
         if self.plan.max_drop is not None:
-            floors += [
-                trial.user_attrs["accuracy"] - self.plan.max_drop / 100
+            found = [
+                trial.user_attrs["accuracy"]
                 for trial in self.trials
                 if trial.state is COMPLETE and trial.user_attrs.get(NAMED) == "dense"
-            ][:1]
+            ]
+            found = found if dense is None else [dense]
+            floors += [accuracy - self.plan.max_drop / 100 for accuracy in found[:1]]
         return max(floors, default=None)
 
     def front(self) -> list[FrozenTrial]:
@@ -198,10 +204,9 @@ class SharedStudy:
         return list(self.study.best_trials)
 
     def _constrain(self, trial: Trial, outcome: Outcome) -> None:
-        floor, accuracy = self.accuracy_floor(), outcome.attributes.get("accuracy")
-        own_floor = self.plan.max_drop is not None and trial.user_attrs.get(NAMED) == "dense"
-        if floor is None and own_floor and accuracy is not None:
-            floor = accuracy - (self.plan.max_drop or 0.0) / 100
+        accuracy = outcome.attributes.get("accuracy")
+        is_dense = trial.user_attrs.get(NAMED) == "dense"
+        floor = self.accuracy_floor(accuracy if is_dense else None)
         known = trial.storage.get_trial(trial._trial_id).constraints
         if floor is not None and accuracy is not None and "accuracy" not in known:
             trial.set_constraint("accuracy", floor - accuracy)

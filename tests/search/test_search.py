@@ -1,0 +1,265 @@
+"""Searches with the real task function, on a tiny model."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from sparselora import finetune
+from sparselora.search import search as search_module
+from sparselora.search.known import known_by
+from sparselora.search.study import DUPLICATE_OF, LABEL, LOST, REASON
+from tests.conftest import Outcome
+
+SEARCH = [
+    "-m",
+    "+sweep=tradeoff",
+    "hydra.sweeper.objectives=[accuracy,gflops_per_step]",
+    "train.max_steps=4",
+    "measure.eval_every=null",
+    "calibration.batches=1",
+]
+
+
+@pytest.fixture
+def searching(tiny_overrides: list[str]) -> list[str]:
+    own = {item.split("=")[0] for item in SEARCH}
+    return [*SEARCH, *(item for item in tiny_overrides if item.split("=")[0] not in own)]
+
+
+def trials(folder: Path, name: str = "tradeoff") -> list[FrozenTrial]:
+    storage = f"sqlite:///{folder / 'outputs' / 'study.db'}"
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def test_a_search_and_the_same_command_again(
+    invoke: Callable[..., Outcome], searching: Sequence[str]
+) -> None:
+    outcome = invoke(*searching, "hydra.sweeper.n_trials=6")
+    assert outcome.code == 0, outcome.err
+    found = trials(outcome.folder)
+    labels = [trial.user_attrs[LABEL] for trial in found]
+    assert labels[:4] == ["dense", "original", "optimized", "fallback"]
+    assert len(found) == 6
+    records = {record["run_id"]: record for record in outcome.records()}
+    for trial in found:
+        record = records[trial.user_attrs["run_id"]]
+        assert trial.values[0] == record["metrics"]["validation"]["accuracy"]
+        assert record["label"] == trial.user_attrs[LABEL]
+        assert Path(trial.user_attrs["folder"]).name == str(trial.number)
+    assert "trial 5, 6 of 6" in outcome.out
+    assert "Pareto front so far" in outcome.out
+
+    again = invoke(*searching, "hydra.sweeper.n_trials=6")
+    assert again.code == 0
+    assert "6 of 6 trials done; raise hydra.sweeper.n_trials to go on" in again.out
+    assert len(again.records()) == 6
+    assert len(trials(again.folder)) == 6
+
+
+def test_ctrl_c_loses_one_trial_and_the_same_command_goes_on(
+    invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = invoke(*searching, "hydra.sweeper.n_trials=6", "hydra.sweeper.study_name=straight")
+    original, calls = finetune.load_model, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (2, 6):
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(finetune, "load_model", interrupted)
+    codes = [invoke(*searching, "hydra.sweeper.n_trials=6").code for _ in range(3)]
+    assert codes == [130, 130, 0]
+    found = trials(straight.folder)
+    lost = [trial for trial in found if LOST in trial.user_attrs]
+    done = [trial for trial in found if trial.state is TrialState.COMPLETE]
+    assert (len(lost), len(done), len(found)) == (2, 6, 8)
+
+    def settings(some: Sequence[FrozenTrial]) -> list[list[str]]:
+        return sorted(trial.user_attrs["overrides"] for trial in some)
+
+    assert settings(done) == settings(trials(straight.folder, "straight"))
+
+
+def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
+    invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = finetune.load_model, []
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError("CUDA out of memory")
+        return original(*arguments)
+
+    monkeypatch.setattr(finetune, "load_model", failing)
+    outcome = invoke(*searching, "hydra.sweeper.n_trials=5")
+    assert outcome.code == 0
+    found = trials(outcome.folder)
+    assert [trial.state.name for trial in found].count("FAIL") == 1
+    assert found[2].user_attrs[REASON] == "MemoryError: CUDA out of memory"
+    assert "failed: optimized: MemoryError: CUDA out of memory" in outcome.out
+
+
+def test_too_many_failures_end_it(invoke: Callable[..., Outcome], searching: Sequence[str]) -> None:
+    outcome = invoke(*searching, "train.learning_rate=1e30", "hydra.sweeper.n_trials=8")
+    assert outcome.code == 1
+    assert outcome.message[-1].startswith("error: 4 of 4 trials failed, and hydra.sweeper.max_fail")
+    assert all(trial.values is None for trial in trials(outcome.folder))
+
+
+def test_a_full_disk_is_a_line_and_the_trial_is_begun_again(
+    invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "load_model", full)
+        outcome = invoke(*searching, "hydra.sweeper.n_trials=1")
+    assert outcome.code == 2
+    assert "No space left on device; make room: the same command goes on" in outcome.message[-1]
+    assert invoke(*searching, "hydra.sweeper.n_trials=1").code == 0
+    states = [trial.state.name for trial in trials(outcome.folder)]
+    assert states.count("COMPLETE") == 1
+
+
+def test_a_known_setting_is_answered_and_counted_apart(
+    invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A dirty tree re-uses nothing, and tests run in one.
+    monkeypatch.setattr(search_module, "known_by", lambda run, *_: run.content_hash())
+    space = [f"{key}=0.1" for key in ("sparse_warmup_ratio",)]
+    space += ["schedule=uniform", "estimator=svd", "compensation=none", "svd_rank=4,8"]
+    outcome = invoke(
+        *searching,
+        *space,
+        "ffn_sparsity=0.5",
+        "hydra.sweeper.named=[dense]",
+        "hydra.sweeper.n_trials=9",
+        "hydra.sweeper.max_duplicates=6",
+    )
+    assert outcome.code == 0, outcome.err
+    found = trials(outcome.folder)
+    doubles = [trial for trial in found if DUPLICATE_OF in trial.user_attrs]
+    assert len(outcome.records()) == len(found) - len(doubles) == 3
+    assert len(doubles) >= 6
+    for trial in doubles:
+        assert trial.values == found[trial.user_attrs[DUPLICATE_OF]].values
+    assert "6 draws in a row were settings that the study knows" in outcome.out
+
+
+def test_two_runs_are_the_same_only_on_the_same_files(table_file: Path, tmp_path: Path) -> None:
+    from tests.test_config import parsed
+
+    data = tmp_path / "mine.csv"
+    data.write_text(table_file.read_text())
+    run = parsed("data=table", f"data.path={data}")
+    from sparselora import provenance
+
+    clean = {"commit": "c", "dirty": False}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(provenance, "git_state", lambda: clean)
+        first = known_by(run, "cpu", 1)
+        assert first == known_by(run, "cpu", 1) != known_by(run, "cpu", 2)
+        data.write_text(table_file.read_text() + "\n")
+        assert known_by(run, "cpu", 1) != first
+        clean["dirty"] = True
+        assert known_by(run, "cpu", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["train.max_steps=5"], "train.max_steps=5: the study 'tradeoff' was begun with 4"),
+        (
+            ["hydra.sweeper.objectives=[accuracy]"],
+            "hydra.sweeper.objectives=[accuracy]: the study 'tradeoff'",
+        ),
+        (
+            ["svd_rank=5,6,7", "estimator=svd", "hydra.sweeper.n_trials=9"],
+            "hydra.sweeper.params.svd_rank: the study knows it with other values",
+        ),
+    ],
+)
+def test_a_study_is_never_mixed_with_another(
+    invoke: Callable[..., Outcome], searching: list[str], extra: list[str], message: str
+) -> None:
+    rest = ["hydra.sweeper.n_trials=2", "hydra.sweeper.named=[]", "estimator=svd"]
+    assert invoke(*searching, *rest).code == 0
+    own = {item.split("=")[0] for item in extra}
+    kept = [item for item in (*searching, *rest) if item.split("=")[0] not in own]
+    outcome = invoke(*kept, *extra)
+    assert outcome.code in (1, 2)
+    assert message in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            ["hydra.sweeper.objectives=[accuracy,ms_per_step]"],
+            "measure.timing=none: the search's obj",
+        ),
+        (
+            ["hydra.sweeper.objectives=[speed]"],
+            "hydra.sweeper.objectives: 'speed': some of accuracy",
+        ),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: a finite number of at least 1"),
+        (["hydra.sweeper.named=[nope]"], "experiment=nope: unknown; one of dense,"),
+        (["hydra.sweeper.seeds=3"], "Could not override 'hydra.sweeper.seeds'"),
+        (["hydra/sweeper/sampler=nope"], "hydra/sweeper/sampler=nope: unknown; one of"),
+        (["hydra.sweeper.sampler.seed=3"], "hydra.sweeper.sampler.seed=3: without effect"),
+        (["hydra/sweeper/sampler=gp"], "hydra/sweeper/sampler=gp: it models just"),
+        (["compensation.rank=2,4", "compensation=none"], "compensation.rank=4: without effect"),
+        (["ffn_sparsity=0.5,1.5"], "ffn_sparsity=1.5: a sparsity"),
+        (["svd_rank=4,999"], "svd_rank=999: this model's lin1"),
+        (["no_such_key=1,2"], "no_such_key: unknown"),
+        (["hydra.sweeper.storage=oracle://x"], "hydra.sweeper.storage=oracle://x: "),
+        (["hydra.sweeper.max_drop=1", "hydra.sweeper.named=[]"], "hydra.sweeper.max_drop=1"),
+    ],
+)
+def test_a_bad_search_is_one_line_and_trains_nothing(
+    invoke: Callable[..., Outcome], searching: list[str], extra: list[str], message: str
+) -> None:
+    own = {item.split("=")[0] for item in extra}
+    outcome = invoke(*(item for item in searching if item.split("=")[0] not in own), *extra)
+    assert outcome.code == 2, outcome.err
+    assert f"error: {message}" in "\n".join(outcome.message)
+    assert outcome.records() == []
+
+
+def test_the_plugin_as_it_is_goes_on_working(
+    invoke: Callable[..., Outcome], tiny_overrides: list[str]
+) -> None:
+    outcome = invoke(
+        "-m",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.direction=[maximize,minimize]",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.n_jobs=1",
+        "svd_rank=2,4",
+        *tiny_overrides,
+    )
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.records()) == 2
+
+
+def test_records_and_trials_join(invoke: Callable[..., Outcome], searching: list[str]) -> None:
+    outcome = invoke(*searching, "hydra.sweeper.n_trials=2")
+    from sparselora import load_records
+    from sparselora.report.study import load_study
+
+    url = f"sqlite:///{outcome.folder / 'outputs' / 'study.db'}"
+    joined = load_study(url, records=load_records(outcome.folder))
+    assert joined["run.label"].tolist() == ["dense", "original"]
+    assert (
+        json.loads(json.dumps(joined["run.accuracy"].tolist()))
+        == joined["values_accuracy"].tolist()
+    )

@@ -1,0 +1,174 @@
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sparselora import hydra_setup
+from sparselora.checks import user_keys
+from sparselora.config import check_model, parse_config
+from sparselora.errors import UserError, WithoutEffectError
+from sparselora.paths import CONF
+from sparselora.schema import RunConfig
+from sparselora.search.samplers import check_sampler
+from sparselora.search.space import Space, effective, key_of, remembered
+from sparselora.sparse.blocks import ModelShape
+
+MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
+PARAMS = {
+    "svd_rank": "4,8",
+    "ffn_sparsity": "range(0.4,0.81,0.1)",
+    "compensation.rank": "4,8",
+    "schedule": "ramp,optimized",
+    "estimator": "svd,static",
+    "compensation": "none,lowrank",
+}
+
+
+@functools.cache
+def checked(overrides: tuple[str, ...]) -> tuple[RunConfig, list[float]] | UserError:
+    hydra_setup.install()
+    keys = user_keys(overrides)
+    try:
+        with initialize_config_dir(str(CONF)):
+            run = parse_config(compose("config", list(overrides)), keys)
+        return run, check_model(run, MINILM, keys)
+    except UserError as error:
+        return error
+
+
+def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
+    answer = checked(tuple(overrides))
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def drawn(space: Space, count: int, seed: int = 1) -> list[list[str]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    return [space.draw(study.ask(), check) for _ in range(count)]
+
+
+def test_a_key_is_drawn_only_where_it_has_an_effect() -> None:
+    found = set()
+    for overrides in drawn(Space.parse(PARAMS, ["seed=3"]), 12):
+        values = dict(item.split("=") for item in overrides)
+        assert values["seed"] == "3"
+        assert ("svd_rank" in values) == (values["estimator"] == "svd")
+        assert ("ffn_sparsity" in values) == (values["schedule"] == "ramp")
+        assert ("compensation.rank" in values) == (values["compensation"] == "lowrank")
+        check(overrides)  # as a command line of its own
+        found.add((values["estimator"], values["schedule"], values["compensation"]))
+    assert len(found) >= 5
+
+
+def test_groups_come_first_and_the_command_line_wins() -> None:
+    space = Space.parse(PARAMS, ["svd_rank=16", "schedule=uniform,ramp", "+tags=[a]"])
+    assert list(space.distributions)[:3] == ["schedule", "compensation", "estimator"] or set(
+        list(space.distributions)[:3]
+    ) == {"schedule", "estimator", "compensation"}
+    assert "svd_rank" not in space.distributions
+    assert space.distributions["schedule"].choices == ("uniform", "ramp")  # type: ignore[attr-defined]
+    assert set(space.fixed) == {"svd_rank=16", "+tags=[a]"}
+
+
+def test_steps_of_a_range_are_written_as_a_person_would() -> None:
+    space = Space.parse({"ffn_sparsity": "range(0.1,0.9,0.1)"}, [])
+    values = {dict(item.split("=") for item in one)["ffn_sparsity"] for one in drawn(space, 40)}
+    assert values <= {f"0.{tenth}" for tenth in range(1, 9)}
+    assert len(values) > 4
+
+
+def test_beside_no_sparsity_nothing_else_is_drawn_into_the_setting() -> None:
+    space = Space.parse({"ffn_sparsity": "0.0", "estimator": "svd,static"}, ["schedule=uniform"])
+    assert drawn(space, 1) == [["schedule=uniform", "ffn_sparsity=0.0"]]
+
+
+def test_named_settings_are_as_written_whatever_the_search_fixes() -> None:
+    space = Space.parse(PARAMS, ["svd_rank=16", "train.max_steps=5", "estimator.tokens=64"])
+    assert space.named("optimized", check) == ["train.max_steps=5", "experiment=optimized"]
+    run, sparsities = check(space.named("original", check))
+    assert (run.svd_rank, run.estimator.tokens) == (8, 128)
+    assert sparsities == [0.0, 0.2, 0.3, 0.5, 0.6, 0.7]
+
+
+def test_the_whole_space_is_checked_before_anything_runs() -> None:
+    assert Space.parse(PARAMS, []).check(["dense"], check)
+    cases = {
+        "svd_rank": ({"estimator": "static,magnitude", "svd_rank": "4,8"}, []),
+        "sparse_warmup_ratio=2": ({"sparse_warmup_ratio": "0.1,2"}, []),
+        "svd_rank=5000": ({"svd_rank": "4,5000"}, []),
+        "estimator=svd,whitened": ({"estimator": "svd,whitened"}, ["compensation.rank=4"]),
+    }
+    for start, (params, arguments) in cases.items():
+        expected = "compensation.rank=4" if start.startswith("estimator") else start
+        with pytest.raises(UserError, match=f"^{expected}"):
+            Space.parse(params, arguments).check(["dense"], check)
+
+
+def test_a_fixed_key_need_only_matter_to_some_settings() -> None:
+    space = Space.parse({"estimator": "svd,static"}, ["svd_rank=16"])
+    settings = space.check(["dense"], check)
+    assert ["svd_rank=16", "estimator=svd"] in settings
+    assert ["estimator=static"] in settings
+
+
+def test_samplers_that_model_all_parameters_want_a_flat_space() -> None:
+    hydra_setup.install()
+
+    def settings(sampler: str, *named: str) -> dict[str, Any]:
+        with initialize_config_dir(str(CONF)):
+            config = compose(
+                "config",
+                [
+                    "hydra/sweeper=search",
+                    f"hydra/sweeper/sampler={sampler}",
+                    "hydra.sweeper.study_name=s",
+                ],
+                return_hydra_config=True,
+            )
+        return dict(config.hydra.sweeper) | {"named": named}
+
+    conditional = Space.parse(PARAMS, [])
+    flat = Space.parse({"svd_rank": "4,8", "ffn_sparsity": "0.5,0.6"}, [])
+    for sampler in ("tpe", "random"):
+        check_sampler(settings(sampler, "dense"), conditional, check)
+    for sampler in ("nsgaii", "gp", "grid"):
+        with pytest.raises(
+            UserError, match=f"sampler={sampler}: .* has no effect in some.*tpe or random"
+        ):
+            check_sampler(settings(sampler), conditional, check)
+        check_sampler(settings(sampler), flat, check)
+    with pytest.raises(UserError, match=r"gp: .*named=\[\]"):
+        check_sampler(settings("gp", "dense"), flat, check)
+    with pytest.raises(UserError, match=r"CmaEs.* is not for this search"):
+        check_sampler(settings("cmaes"), flat, check)
+
+
+def test_what_has_no_effect_is_dropped_and_its_reason_kept() -> None:
+    dropped: dict[str, WithoutEffectError] = {}
+    assert effective(["svd_rank=4", "estimator=static"], check, dropped) == ["estimator=static"]
+    assert set(dropped) == {"svd_rank"}
+    with pytest.raises(UserError, match=r"^ffn_sparsity=2"):
+        effective(["ffn_sparsity=2"], check)
+
+
+def test_key_of() -> None:
+    assert [key_of(one) for one in ("a.b=c", "+a=b=c", "~x", "++y=1")] == ["a.b", "a", "x", "y"]
+
+
+def test_a_setting_is_composed_once() -> None:
+    calls = []
+
+    def counting(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
+        calls.append(overrides)
+        return check(overrides)
+
+    once = remembered(counting)
+    for _ in range(2):
+        once(["seed=1"])
+        with pytest.raises(UserError, match="svd_rank=0"):
+            once(["svd_rank=0"])
+    assert len(calls) == 2

@@ -1,0 +1,215 @@
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sparselora.errors import UserError
+from sparselora.process import identity
+from sparselora.record import COMPLETED, RECORD_NAME, write_record
+from sparselora.search.outcome import Outcome
+from sparselora.search.storage import Storage
+from sparselora.search.study import (
+    FOLDER,
+    LOST,
+    NAMED,
+    PROCESS,
+    Plan,
+    SharedStudy,
+    derived_seed,
+)
+
+DEAD = {"host": identity()["host"], "boot_id": "an earlier boot", "pid": 1, "process_start": 0.0}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'there' / 'study.db'}"
+
+
+def plan(**changes: Any) -> Plan:
+    settings: dict[str, Any] = {
+        "name": "s",
+        "objectives": ["accuracy", "ms_per_step"],
+        "n_trials": 5,
+        "named": ["dense", "original"],
+        "seed": 1,
+        "make_sampler": optuna.samplers.RandomSampler,
+    }
+    return Plan(**(settings | changes))
+
+
+def opened(url: str, **changes: Any) -> SharedStudy:
+    return SharedStudy(Storage(url), plan(**changes))
+
+
+def ask(study: SharedStudy) -> Any:
+    with study.storage.locked():
+        return study.ask()
+
+
+def tell(study: SharedStudy, number: int, accuracy: float = 0.8, ms: float = 9.0) -> None:
+    with study.storage.locked():
+        study.tell(number, Outcome([accuracy, ms], None, {"accuracy": accuracy}))
+
+
+def record(folder: Path, **changes: Any) -> None:
+    folder.mkdir(parents=True)
+    content = {
+        "status": COMPLETED,
+        "run_id": "r",
+        "metrics": {"validation": {"accuracy": 0.75}},
+        "ms_per_step": 8.0,
+        "timing": {"speedup": 1.5},
+        "dense_reference_ms": 12.0,
+        "dense_reference_key": "k",
+    }
+    write_record(folder / RECORD_NAME, content | changes)
+
+
+def test_named_trials_come_first_and_once(url: str) -> None:
+    study = opened(url)
+    opened(url)  # another process
+    names = [ask(study).user_attrs.get(NAMED) for _ in range(3)]
+    assert names == ["dense", "original", None]
+    assert study.remaining() == 2
+
+
+def test_the_budget_is_one_over_restarts(url: str) -> None:
+    study = opened(url)
+    for _ in range(5):
+        tell(study, ask(study).number)
+    assert ask(study) is None
+    assert ask(opened(url)) is None
+    assert ask(opened(url, n_trials=6)).number == 5
+
+
+def test_a_dead_process_loses_its_trial_and_a_named_one_is_begun_again(url: str) -> None:
+    study = opened(url)
+    first = ask(study)
+    first.set_user_attr(PROCESS, DEAD)
+    again = opened(url)
+    assert again.trials[first.number].user_attrs[LOST] is True
+    assert again.remaining() == 5
+    names = [ask(again).user_attrs.get(NAMED) for _ in range(2)]
+    assert sorted(names) == ["dense", "original"]
+
+
+def test_a_trial_that_was_asked_and_never_stamped_is_no_ones(url: str) -> None:
+    study = opened(url, named=[])
+    study.study.ask()
+    assert opened(url, named=[]).trials[0].state is TrialState.FAIL
+
+
+def test_live_processes_here_and_all_elsewhere_are_left_alone(url: str) -> None:
+    study = opened(url, named=[])
+    here, elsewhere = ask(study), ask(study)
+    elsewhere.set_user_attr(PROCESS, DEAD | {"host": "elsewhere"})
+    again = opened(url, named=[])
+    assert [again.trials[one.number].state for one in (here, elsewhere)] == [TrialState.RUNNING] * 2
+    assert again.remaining() == 3
+
+
+def test_a_dead_process_whose_record_is_complete_is_told_from_it(url: str, tmp_path: Path) -> None:
+    study = opened(url, named=[])
+    trial = ask(study)
+    record(tmp_path / "job")
+    trial.set_user_attr(FOLDER, str(tmp_path / "job"))
+    trial.set_user_attr(PROCESS, DEAD)
+    told = opened(url, named=[]).trials[0]
+    assert told.state is TrialState.COMPLETE
+    assert told.values == [0.75, 8.0]
+    assert told.user_attrs["run_id"] == "r"
+
+
+def test_a_run_whose_timing_was_interrupted_is_not_told(url: str, tmp_path: Path) -> None:
+    study = opened(url, named=[])
+    trial = ask(study)
+    record(tmp_path / "job", ms_per_step=None, timing_error="interrupted by the user or a signal")
+    trial.set_user_attr(FOLDER, str(tmp_path / "job"))
+    trial.set_user_attr(PROCESS, DEAD)
+    assert opened(url, named=[]).trials[0].user_attrs[LOST] is True
+
+
+def test_values_that_are_no_numbers_never_reach_the_study(url: str, tmp_path: Path) -> None:
+    study = opened(url, named=[])
+    number = ask(study).number
+    record(tmp_path / "job", ms_per_step=float("nan"))
+    with study.storage.locked():
+        outcome = study.outcome(tmp_path / "job")
+        assert outcome is not None
+        study.tell(number, outcome)
+    assert study.trials[number].state is TrialState.FAIL
+    assert study.trials[number].user_attrs["reason"] == "no ms_per_step in the record"
+    assert len(study.failed()) == 1
+
+
+def test_one_dense_reference_for_all_processes(url: str, tmp_path: Path) -> None:
+    study = opened(url, named=[])
+    record(tmp_path / "first")
+    record(tmp_path / "second", dense_reference_ms=15.0, ms_per_step=10.0)
+    with study.storage.locked():
+        first = study.outcome(tmp_path / "first")
+        second = study.outcome(tmp_path / "second")
+    assert first is not None
+    assert second is not None
+    assert (first.values, second.values) == ([0.75, 8.0], [0.75, 8.0])
+
+
+def test_draws_follow_from_the_seed_and_the_trials_so_far(url: str, tmp_path: Path) -> None:
+    def draws(study: SharedStudy, count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            trial = ask(study)
+            found.append(trial.suggest_float("x", 0, 1))
+            tell(study, trial.number, found[-1])
+        return found
+
+    straight = draws(opened(f"sqlite:///{tmp_path / 'a.db'}"), 5)
+    stopped = draws(opened(url), 2)
+    lost = ask(opened(url))
+    lost.suggest_float("x", 0, 1)
+    lost.set_user_attr(PROCESS, DEAD)
+    stopped += draws(opened(url), 3)
+    assert stopped == straight
+    assert len(set(straight)) == 5
+    assert derived_seed(1, 0) != derived_seed(1, 1) != derived_seed(2, 1)
+
+
+def test_the_floor_under_accuracy_is_a_constraint(url: str) -> None:
+    study = opened(url, max_drop=1.0, min_accuracy=0.1)
+    for accuracy in (0.80, 0.785, 0.795):
+        tell(study, ask(study).number, accuracy)
+    assert study.accuracy_floor() == pytest.approx(0.79)
+    found = [trial.constraints["accuracy"] for trial in study.trials[:3]]
+    assert found == pytest.approx([-0.01, 0.005, -0.005])
+    assert {trial.number for trial in study.front()} == {0}
+
+
+def test_another_set_of_objectives_is_another_study(url: str) -> None:
+    opened(url)
+    with pytest.raises(
+        UserError, match=r"\[accuracy\]: the study 's' .* has \[accuracy,ms_per_step\]"
+    ):
+        opened(url, objectives=["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("nonsense", "a URL such as"),
+        ("oracle://x", "sqlite, postgresql or mysql"),
+        ("postgresql+psycopg://nobody@127.0.0.1:1/none", "cannot be used"),
+        ("sqlite:////proc/none/study.db", "cannot be made"),
+        ("sqlite:///.", "cannot be used"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_a_line(
+    bad: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as raised:
+        Storage(bad)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"hydra.sweeper.storage={bad}: ")
