@@ -168,9 +168,12 @@ _UNUSED = (
     "sparse_cooldown_ratio",
     "sparse_rampup_ratio",
     "sparse_warmup_ratio",
+    "seeds",
+    "train.checkpoint_every",
     "train.epochs",
     "train.keep_checkpoints",
     "train.max_steps",
+    "train.resume",
 )
 """What only training looks at."""
 

@@ -1,6 +1,7 @@
 """Checks of a run's settings against its data, its model and this machine."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -32,7 +33,8 @@ def load_run_data(run: RunConfig) -> LabelledData:
 
 
 def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
-    """`check_model` against the config of the run's own model, and the device against the machine.
+    """`check_model` against the config of the run's own model, and the device and the run to
+    resume against the machine.
 
     Returns:
         The sparsity asked of each layer.
@@ -42,6 +44,10 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     from sparselora.sparse.blocks import get_model_shape
 
     choose_device(run.train.device)
+    if run.train.resume is not None:
+        from sparselora.training_state import load_checkpoint
+
+        load_checkpoint(Path(run.train.resume), run)
     config = load_model_config(run.model)
     longest = getattr(config, "max_position_embeddings", None)
     lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}

@@ -114,6 +114,8 @@ def _check_seeds(run: RunConfig, user_keys: Collection[str]) -> None:
         raise UserError(f"seed={run.seed}: without effect beside {shown}; give one of the two")
     if not run.seeds or len(set(run.seeds)) != len(run.seeds):
         raise UserError(f"{shown}: different whole numbers, at least one, are allowed")
+    if run.train.resume is not None:
+        raise UserError(f"train.resume={run.train.resume}: goes on with one run; leave out {shown}")
     if not all(0 <= seed < 2**32 for seed in run.seeds):
         raise UserError(f"{shown}: whole numbers from 0 to 2^32 − 1 are allowed")
 
@@ -221,6 +223,7 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
             "bench.batch_size",
             "measure.batches",
             "train.batch_size",
+            "train.checkpoint_every",
             "train.gradient_accumulation_steps",
             "train.max_steps",
             "train.threads",

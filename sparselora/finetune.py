@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pandas as pd
 import torch
 from transformers import set_seed
 
@@ -29,13 +31,14 @@ from sparselora.lock import DeviceLock
 from sparselora.measure import measure
 from sparselora.model import load_model, load_tokenizer
 from sparselora.provenance import device_name
-from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RunRecord
+from sparselora.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.reference import dense_reference, reference_key
 from sparselora.schedule import Phases
 from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.patch import SparsityHandle, sparsify
-from sparselora.train import StepPlan, StepRow, autocast, train_steps
+from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps
+from sparselora.training_state import CHECKPOINT_NAME, load_checkpoint, restore, save_checkpoint
 
 OnStep = Callable[[StepRow, StepPlan, dict[str, Any]], None]
 
@@ -119,7 +122,8 @@ class _FineTune:
             check_sparse_steps(run, total)
         plan = StepPlan(
             Phases.all_dense(total) if self.dense_run else run.phases(total),
-            eval_every=run.measure.eval_every,
+            run.measure.eval_every,
+            run.train.checkpoint_every,
         )
         set_seed(run.seed)
         pad_token_id = self.tokenizer.pad_token_id
@@ -170,6 +174,7 @@ class _FineTune:
             if patch is not None:
                 patch.remove()
         self.trained = True
+        (self.record.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
         if run.measure.timing is not Timing.none:
             try:
                 self._say_speed(plan)
@@ -178,18 +183,54 @@ class _FineTune:
 
     def _train(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
         run = self.run
+        stepper = Stepper(self.model, run.train, plan.total_steps, self.device)
+        done = (
+            0 if run.train.resume is None else self._resume(Path(run.train.resume), stepper, handle)
+        )
         batches = training_batches(
             self.tokenizer, self.tokenized["train"], run.train.batch_size, run.seed
         )
-        for row in train_steps(
-            self.model, handle, batches, plan, run.train, self.device, self.lock
-        ):
+        taken = done * run.train.gradient_accumulation_steps
+        batches = itertools.islice(batches, taken, None)
+        for row in train_steps(stepper, handle, batches, plan, self.lock, done):
             self.rows.append(row)
             self.record.add_step(row)
             if plan.evaluates_after(row.step):
                 self._validate(row.step, plan.phases.shares(row.step))
                 self._summarise(plan, handle)
+            if plan.keeps_after(row.step):
+                self._keep(stepper, handle)
             self.on_step(row, plan, self.latest)
+
+    def _keep(self, stepper: Stepper, handle: SparsityHandle | None) -> None:
+        progress = {
+            "rows": [asdict(row) for row in self.rows],
+            "evaluations": self.evaluations,
+            "best": self.best,
+            "best_state": self.best_state,
+        }
+        save_checkpoint(self.record.folder, self.model, stepper, handle, progress)
+
+    def _resume(self, folder: Path, stepper: Stepper, handle: SparsityHandle | None) -> int:
+        """Go on from another run's last state; → the steps it had done."""
+        state = load_checkpoint(folder, self.run)
+        progress = state["progress"]
+        if self.keep_best and progress["best_state"]:  # the stopped run's own may be a later one
+            load_adapter_state(self.model, progress["best_state"])
+            save_adapter(self.model, self.tokenizer, self._adapter("best"))
+        restore(state, self.model, stepper, handle)
+        for row in progress["rows"]:
+            self.rows.append(StepRow(**row))
+            self.record.add_step(self.rows[-1])
+        done = len(self.rows)
+        self.evaluations, self.best = progress["evaluations"], progress["best"]
+        self.best_state = progress["best_state"]
+        self.latest = self.evaluations[-1] if self.evaluations else {}
+        if self.evaluations:
+            frame = pd.read_parquet(folder / PREDICTIONS_NAME)
+            self.record.add_predictions(frame[frame["step"] <= done])
+        self.record.content["resumed_from"] = {"folder": str(folder), "step": done}
+        return done
 
     def _finish(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
         self._summarise(plan, handle)

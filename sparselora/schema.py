@@ -12,6 +12,8 @@ from omegaconf import MISSING, OmegaConf
 from sparselora.schedule import Phases
 from sparselora.sparse.config import SparsityConfig
 
+OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
+"""Keys of `train` that do not change what a run comes to."""
 PROJECTIONS = ("query", "key", "value", "output")
 
 
@@ -142,6 +144,10 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads of torch; null: torch's own choice."""
     keep_checkpoints: KeepCheckpoints = KeepCheckpoints.auto
+    checkpoint_every: int | None = None
+    """Optimizer steps from one state on disk to the next, from which a stopped run can go on."""
+    resume: str | None = None
+    """Folder of a run that was stopped: this one goes on from its last such state."""
 
 
 @dataclass
@@ -230,6 +236,8 @@ class RunConfig:
         """SHA-256 of everything that decides the run's outcome; tags do not."""
         aside = ("tags", "bench")
         content = {key: value for key, value in self.to_dict().items() if key not in aside}
+        for key in OUTCOME_FREE_TRAIN_KEYS:
+            del content["train"][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

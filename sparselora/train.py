@@ -49,6 +49,7 @@ class StepPlan:
 
     phases: Phases
     eval_every: int | None
+    checkpoint_every: int | None = None
 
     @property
     def total_steps(self) -> int:
@@ -59,6 +60,14 @@ class StepPlan:
         """Whether the weights after this step are evaluated; after the last they always are."""
         due = self.eval_every is not None and step % self.eval_every == 0
         return due or step == self.total_steps
+
+    def keeps_after(self, step: int) -> bool:
+        """Whether the state after this step goes to disk."""
+        return self.checkpoint_every is not None and step % self.checkpoint_every == 0
+
+    def pauses_after(self, step: int) -> bool:
+        """Whether the weights after this step are looked at before the next one."""
+        return self.evaluates_after(step) or self.keeps_after(step)
 
 
 def make_optimizer(
@@ -118,27 +127,34 @@ class Stepper:
 
 
 def train_steps(
-    model: nn.Module,
+    stepper: Stepper,
     sparsity: SparsityHandle | None,
     batches: Iterator[dict[str, Tensor]],
     plan: StepPlan,
-    train: "TrainConfig",
-    device: torch.device,
     lock: DeviceLock,
+    done: int = 0,
 ) -> Iterator[StepRow]:
-    """Train `model` for `plan.total_steps`, yielding a row a step.
+    """Train the stepper's model for `plan.total_steps`, yielding a row a step.
 
     Each step holds `lock` shared and lets it go again, so that a job that times can stop the others.
-    Rows may come late, in groups, on a CUDA device; where `plan.evaluates_after` a step, its row
+    Rows may come late, in groups, on a CUDA device; where `plan.pauses_after` a step, its row
     comes before the next step begins, so the weights are that step's.
+
+    Args:
+        stepper: whose model, optimizer and schedule go on from where they are.
+        sparsity: the model's patch; None in plain LoRA.
+        batches: the next ones.
+        plan: of the whole run.
+        lock: of the device.
+        done: steps that were trained before.
 
     Raises:
         TrainingError: a loss that is not finite; names the step.
     """
-    stepper = Stepper(model, train, plan.total_steps, device)
+    device, train = stepper.device, stepper.train
     read_every = READ_EVERY if device.type == "cuda" else 1
     pending: list[tuple[int, str, Tensor, float, Tensor, tuple[int, int, int], StepTimer]] = []
-    for step in range(1, plan.total_steps + 1):
+    for step in range(done + 1, plan.total_steps + 1):
         sparse = plan.phases.share(step) > 0.0
         if sparsity is not None:
             sparsity.set_step(step, plan.total_steps)
@@ -155,7 +171,7 @@ def train_steps(
         phase = "sparse" if sparse else "dense"
         counts = (examples, tokens, padded)
         pending.append((step, phase, loss_sum, learning_rate, grad_norm, counts, timer))
-        if len(pending) >= read_every or plan.evaluates_after(step):
+        if len(pending) >= read_every or plan.pauses_after(step):
             for number, name, loss_sum, rate, norm, counts, stopped in pending:
                 value = float(loss_sum)
                 if not torch.isfinite(loss_sum):

@@ -46,7 +46,10 @@ def test_every_option_composes_and_passes_its_checks(option: Path) -> None:
 @pytest.mark.parametrize("sweep", sorted(SWEEPS.glob("sweep/*.yaml")), ids=lambda path: path.stem)
 def test_every_sweep_composes_and_sets_only_hydras_keys(sweep: Path) -> None:
     composed(f"+sweep={sweep.stem}")
-    assert set(OmegaConf.load(sweep)) == {"hydra"}
+    content = OmegaConf.load(sweep)
+    assert set(content) <= {"hydra", "defaults"}
+    for entry in content.get("defaults", []):
+        assert all(str(key).startswith("override /hydra/") for key in entry)
 
 
 def test_the_default_run() -> None:

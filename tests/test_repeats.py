@@ -80,7 +80,13 @@ def test_a_search_over_seeds_tells_means(
 
     own = {item.split("=")[0] for item in SEARCH}
     rest = [item for item in tiny_overrides if item.split("=")[0] not in own]
-    outcome = invoke(*SEARCH, *rest, "seeds=[3,4]", "hydra.sweeper.n_trials=2")
+    outcome = invoke(
+        *SEARCH,
+        *rest,
+        "seeds=[3,4]",
+        "hydra.sweeper.named=[dense,original]",
+        "hydra.sweeper.n_trials=2",
+    )
     assert outcome.code == 0, outcome.err
     found = trials(outcome.folder)
     for trial in found:

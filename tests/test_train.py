@@ -35,7 +35,9 @@ def test_dense_start_then_sparse_counted_in_the_calls() -> None:
     train = TrainConfig(gradient_accumulation_steps=2)
     plan = StepPlan(Phases(total_steps=7, dense_start=3), eval_every=None)
     calls = []
-    for row in train_steps(model, handle, endless(), plan, train, CPU, DeviceLock(CPU)):
+    for row in train_steps(
+        Stepper(model, train, plan.total_steps, CPU), handle, endless(), plan, DeviceLock(CPU)
+    ):
         calls.append((row.phase, [ffn.calls for ffn in handle._sparse.values()]))
     assert [phase for phase, _ in calls] == ["dense"] * 3 + ["sparse"] * 4
     # Two forward passes a step, and none of them sparse in the dense phase.

@@ -37,6 +37,8 @@ def check_search(
         value = settings[key]
         if value is not None and not 0.0 <= value <= 1.0:
             raise UserError(f"hydra.sweeper.{key}={value}: from 0 to 1 is allowed")
+    if settings["follow_up"] and not {"dense", "optimized"} <= set(settings["named"]):
+        raise UserError("hydra.sweeper.follow_up=true: needs dense and optimized among the named")
     space = Space.parse(settings["params"] or {}, arguments)
     found = space.check(settings["named"], check)
     if settings["max_drop"] is not None and "dense" not in settings["named"]:

@@ -35,6 +35,9 @@ class SearchConfig:
     """In [0, 1]; settings below it are infeasible to the sampler."""
     max_drop: float | None = None
     """The same, in points below the study's `dense` trial."""
+    follow_up: bool = False
+    """Whether the original study's plan says what comes after the named settings, beyond `n_trials`;
+    see `sparselora.search.follow_up`."""
     max_duplicates: int = 20
     """Draws in a row of settings that the study knows, after which the search ends."""
     max_failure_rate: float = 0.5

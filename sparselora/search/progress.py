@@ -1,6 +1,7 @@
 """What a search shows on the terminal: which trial of how many, time left, the front so far."""
 
 import time
+from collections.abc import Sequence
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -90,8 +91,8 @@ class SearchProgress:
             "widen hydra.sweeper.params, or raise hydra.sweeper.max_duplicates"
         )
 
-    def end(self) -> None:
-        """The front, and what to type next."""
+    def end(self, verdict: Sequence[str] = ()) -> None:
+        """The front, and what to type next; lines of a verdict."""
         front = self.study.front()
         if front:
             self._print_front(front)
@@ -101,6 +102,8 @@ class SearchProgress:
             f"{counted} trials, {failed} of them failed, {known} more answered from these; "
             f"watch: optuna-dashboard {self.study.storage.name}"
         )
+        for line in verdict:
+            self._say(line)
 
     def _print_front(self, front: list[FrozenTrial]) -> None:
         objectives = list(self.study.plan.objectives)

@@ -21,6 +21,7 @@ from sparselora.labels import describe, shapes_sparsity
 from sparselora.provenance import device_name
 from sparselora.schema import RunConfig
 from sparselora.search import study as attributes
+from sparselora.search.follow_up import follow_up, verdict
 from sparselora.search.known import known_by
 from sparselora.search.outcome import OBJECTIVES, Outcome
 from sparselora.search.progress import SearchProgress
@@ -98,10 +99,16 @@ class Search:
             self._hold(base)
         self.progress = SearchProgress(self.study)
         self.progress.begin()
-        while jobs := self._next_jobs(settings["n_jobs"]):
+        self._until_spent()
+        while settings["follow_up"] and (names := follow_up(self.study)):
+            self.study.extend(names)
+            self._until_spent()
+        self.progress.end(verdict(self.study) if settings["follow_up"] else [])
+
+    def _until_spent(self) -> None:
+        while jobs := self._next_jobs(self.settings["n_jobs"]):
             self._launch(jobs)
             self._stop_on_failures()
-        self.progress.end()
 
     def _next_jobs(self, count: int) -> list[Job]:
         jobs: list[Job] = []
@@ -178,7 +185,7 @@ class Search:
         with self.study.storage.locked():
             for job, error in zip(jobs, errors, strict=True):
                 if _is_full_disk(error):
-                    self.study.release(job.number)
+                    self.study.lose(job.number)
                     continue
                 outcome = self.study.outcome(job.folder)
                 if outcome is None:

@@ -88,14 +88,20 @@ class Space:
                 overrides.append(f"{key}={_suggest(trial, key, distribution)}")
         return effective(overrides, check)
 
-    def named(self, experiment: str, check: Check) -> list[str]:
-        """The overrides of a named setting: as it is written, on the search's model, data and budget."""
+    def named(self, name: str, check: Check) -> list[str]:
+        """The overrides of a named setting: as it is written, on the search's model, data and budget.
+
+        Args:
+            name: of an experiment, with overrides of it after blanks, if any.
+            check: see `Check`.
+        """
+        experiment, *changes = name.split()
         kept = [
             override
             for override in self.fixed
             if not shapes_sparsity(key_of(override)) and key_of(override) != "experiment"
         ]
-        return effective([*kept, f"experiment={experiment}"], check)
+        return effective([*kept, f"experiment={experiment}", *changes], check)
 
     def corners(self) -> Iterator[list[str]]:
         """Choices of the groups that differ from the first of each in at most one."""

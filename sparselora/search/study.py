@@ -5,12 +5,14 @@ its run wrote, and whether it counts.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -72,7 +74,9 @@ class SharedStudy:
                 directions=[OBJECTIVES[name].direction for name in plan.objectives],
                 load_if_exists=True,
             )
-            self.study.set_metric_names(list(plan.objectives))
+            with warnings.catch_warnings():  # it may change, says Optuna; the dashboard wants it
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self.study.set_metric_names(list(plan.objectives))
             self._enqueue_named()
             self.recover()
 
@@ -142,6 +146,17 @@ class SharedStudy:
         agree(self.study, folder)
         return read_outcome(folder, self.plan.objectives)
 
+    def extend(self, names: Sequence[str]) -> None:
+        """More named settings, beside the budget so far."""
+        begun = len(self.counted()) + len(self.running())
+        self.plan = replace(
+            self.plan,
+            named=[*self.plan.named, *names],
+            n_trials=max(self.plan.n_trials, begun) + len(names),
+        )
+        with self.storage.locked():
+            self._enqueue_named()
+
     def release(self, number: int) -> None:
         """A running trial whose process is gone: told from its record where that is complete, else
         marked lost, and begun again if it was named. To be called under the storage's lock."""
@@ -153,6 +168,11 @@ class SharedStudy:
         if outcome is not None:
             self.tell(number, outcome)
             return
+        self.lose(number)
+
+    def lose(self, number: int) -> None:
+        """Mark a running trial lost: it does not count, and a named one is begun again. To be called
+        under the storage's lock."""
         live = Trial(self.study, self._trial_id(number))
         live.set_user_attr(LOST, True)
         live.set_user_attr(REASON, "its process ended before it did")

@@ -186,6 +186,17 @@ class SparsityHandle:
             )
         return rows
 
+    def state_dict(self) -> dict[str, Any]:
+        """What steps leave behind beside weights: choices that are kept, counts, generators."""
+        layers = {name: ffn.state_dict() for name, ffn in self._sparse.items()}
+        return {"forward_count": self.state.forward_count, "layers": layers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, on a model made sparse with the same config."""
+        self.state.forward_count = state["forward_count"]
+        for name, ffn in self._sparse.items():
+            ffn.load_state_dict(state["layers"][name])
+
     def remove(self) -> None:
         """Put the original modules back: the same objects, the same memory layout."""
         if self._removed:

@@ -1,6 +1,8 @@
 """One FFN block made sparse: chooses its channels and computes with them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -109,6 +111,29 @@ class SparseFFN:
         if self.state.share >= 1.0:
             return self.kept
         return kept_channels(self.state.share * (1.0 - self.kept / f), f)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next call depends on, or the report counts."""
+        generator = getattr(self.estimator, "generator", None)
+        return {
+            "calls": self._calls.clone(),
+            "channels": self._channels.clone(),
+            "chosen": None if self._chosen is None else self._chosen.cpu(),
+            "expires": self._expires,
+            "generator": None if generator is None else generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._calls.copy_(state["calls"])
+        self._channels.copy_(state["channels"])
+        device = self.block.lin1.weight.device
+        self._chosen = None if state["chosen"] is None else state["chosen"].to(device)
+        self._expires, self._slice = state["expires"], None
+        if state["generator"] is not None:
+            generator = torch.Generator(device=device)
+            generator.set_state(state["generator"])
+            setattr(self.estimator, "generator", generator)  # noqa: B010 (a module's attribute)
 
     @torch.no_grad()
     def select(self, hidden_states: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def test_a_known_setting_is_answered_and_counted_apart(
     space = [f"{key}=0.1" for key in ("sparse_warmup_ratio",)]
     space += ["schedule=uniform", "estimator=svd", "compensation=none", "svd_rank=4,8"]
     outcome = invoke(
-        *searching,
+        *(item for item in searching if not item.startswith("calibration")),
         *space,
         "ffn_sparsity=0.5",
         "hydra.sweeper.named=[dense]",
@@ -217,7 +217,7 @@ def test_a_study_is_never_mixed_with_another(
         (["hydra/sweeper/sampler=nope"], "hydra/sweeper/sampler=nope: unknown; one of"),
         (["hydra.sweeper.sampler.seed=3"], "hydra.sweeper.sampler.seed=3: without effect"),
         (["hydra/sweeper/sampler=gp"], "hydra/sweeper/sampler=gp: it models just"),
-        (["compensation.rank=2,4", "compensation=none"], "compensation.rank=4: without effect"),
+        (["compensation.rank=2,4", "compensation=none"], "compensation.rank=2: without effect"),
         (["ffn_sparsity=0.5,1.5"], "ffn_sparsity=1.5: a sparsity"),
         (["svd_rank=4,999"], "svd_rank=999: this model's lin1"),
         (["no_such_key=1,2"], "no_such_key: unknown"),
@@ -252,7 +252,7 @@ def test_the_plugin_as_it_is_goes_on_working(
 
 
 def test_records_and_trials_join(invoke: Callable[..., Outcome], searching: list[str]) -> None:
-    outcome = invoke(*searching, "hydra.sweeper.n_trials=2")
+    outcome = invoke(*searching, "hydra.sweeper.named=[dense,original]", "hydra.sweeper.n_trials=2")
     from sparselora import load_records
     from sparselora.report.study import load_study
 

@@ -1,0 +1,135 @@
+"""A run in the middle of its training, on disk: enough to end with the very metrics of one never stopped.
+
+What it does not hold follows from the seed again: the untrained model, calibration, and the order of the
+batches, of which those that were taken are passed over.
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from sparselora.checkpoint import adapter_state, load_adapter_state
+from sparselora.errors import UserError
+from sparselora.record import RECORD_NAME, read_record, write_atomically
+from sparselora.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
+from sparselora.sparse.patch import SparsityHandle
+from sparselora.train import Stepper
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def save_checkpoint(
+    folder: Path,
+    model: PeftModel,
+    stepper: Stepper,
+    handle: SparsityHandle | None,
+    progress: Mapping[str, Any],
+) -> None:
+    """Put the state after a step in place of the folder's earlier one: whole, or not at all.
+
+    Args:
+        folder: of the run.
+        model: whose trained weights are kept.
+        stepper: its optimizer and scheduler.
+        handle: its patch; None in plain LoRA.
+        progress: plain values and tensors: what the caller needs to go on.
+    """
+    state = {
+        "trained": adapter_state(model),
+        "optimizer": stepper.optimizer.state_dict(),
+        "scheduler": stepper.scheduler.state_dict(),
+        "sparsity": None if handle is None else handle.state_dict(),
+        "random": _random_state(),
+        "progress": dict(progress),
+    }
+    write_atomically(folder / CHECKPOINT_NAME, lambda temporary: torch.save(state, temporary))
+
+
+def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
+    """What `save_checkpoint` left in the folder of a run with the same settings.
+
+    Raises:
+        UserError: there is none, it cannot be read, or the settings are others.
+    """
+    path = folder / CHECKPOINT_NAME
+    if not path.is_file():
+        ended = (read_record(folder) or {}).get("status") == "completed"
+        why = "that run is complete" if ended else f"holds no {CHECKPOINT_NAME}"
+        raise UserError(
+            f"train.resume={folder}: {why}; the folder of a run that was stopped, and had "
+            "train.checkpoint_every, is allowed"
+        )
+    record = read_record(folder)
+    if record is None:
+        raise UserError(f"train.resume={folder}: its {RECORD_NAME} cannot be read")
+    asked, held = _deciding(run.to_dict()), _deciding(record["config"])
+    for key in sorted({*asked, *held}):
+        if asked.get(key) != held.get(key):
+            raise UserError(
+                f"{key}={asked.get(key)}: the run in train.resume={folder} had {held.get(key)}; "
+                "a run goes on with its own settings"
+            )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"train.resume={folder}: {CHECKPOINT_NAME} cannot be read") from error
+    return state
+
+
+def restore(
+    state: Mapping[str, Any], model: PeftModel, stepper: Stepper, handle: SparsityHandle | None
+) -> None:
+    """Bring model, optimizer, scheduler, patch and random numbers to a checkpoint's state."""
+    load_adapter_state(model, state["trained"])
+    stepper.optimizer.load_state_dict(state["optimizer"])
+    stepper.scheduler.load_state_dict(state["scheduler"])
+    if handle is not None:
+        handle.load_state_dict(state["sparsity"])
+    _set_random_state(state["random"])
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [
+            str(kind),
+            np.asarray(keys).tolist(),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "python": [version, list(words), gauss],
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat, without what does not change a run's outcome."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in ("tags", "bench", "seeds"):
+            continue
+        if not isinstance(value, Mapping):
+            flat[key] = value
+            continue
+        for name, item in value.items():
+            if key != "train" or name not in OUTCOME_FREE_TRAIN_KEYS:
+                flat[f"{key}.{name}"] = item
+    return flat
