@@ -83,6 +83,17 @@ def test_command(
             invoke(*rest)
         assert exited.value.code == 0
         return
+    search = [item.split("=")[1] for item in rest if item.startswith("+sweep=")][:1]
+    if search and search[0] in ("tradeoff", "study_plan"):
+        count = 5 if search[0] == "tradeoff" else 3
+        rest = [item for item in rest if not item.startswith("hydra.sweeper.n_trials")]
+        rest += ["hydra.sweeper.objectives=[accuracy,gflops_per_step]"]
+        rest += [f"hydra.sweeper.n_trials={count}", "hydra.sweeper.follow_up=false"]
+        outcome = invoke(*small(rest, hub_folder))
+        assert outcome.code == 0, outcome.err
+        seeds = 3 if "seeds=[1,2,3]" in rest else 1
+        assert [record["status"] for record in outcome.records()] == ["completed"] * count * seeds
+        return
     outcome = invoke(*small(rest, hub_folder))
     if "model=distilbert" in rest:  # from the hub, which no test may need
         assert outcome.code == 2
@@ -96,6 +107,7 @@ def test_command(
         if "{" not in argument and "=" in argument
     ]
     jobs = math.prod(len(value) for value in values) if "-m" in rest else 1
+    jobs = 3 if "seeds=[1,2,3]" in rest else jobs
     assert len(outcome.records()) == (6 if "+sweep=headline" in rest else jobs)
 
 

@@ -19,6 +19,7 @@ from sparselora.device import choose_device, use_threads
 from sparselora.errors import TrainingError, UserError
 from sparselora.labels import describe, shapes_sparsity
 from sparselora.provenance import device_name
+from sparselora.record import RECORD_NAME
 from sparselora.schema import RunConfig
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
@@ -165,22 +166,28 @@ class Search:
                 return True
         return False
 
-    def _launch(self, jobs: Sequence[Job]) -> None:
+    def _launched(self, jobs: Sequence[Job]) -> list[BaseException | None]:
+        """Run the jobs; what each raised."""
         try:
             returns = self.launcher.launch(
                 [job.overrides for job in jobs], initial_job_idx=jobs[0].number
             )
-        except BaseException:
-            # Ctrl-C, or a launcher whose worker died: whatever came to an end is told, the rest is
-            # for this command's next turn, or the next command's.
+        except BaseException as error:
+            begun = any(list(job.folder.rglob(RECORD_NAME)) for job in jobs)
+            if begun and isinstance(error, Exception):
+                # A worker that the system ended, and its launcher with it.
+                return [error] * len(jobs)
+            # Ctrl-C, or a launcher that cannot launch: whatever came to an end is told, the rest is
+            # for the next command.
             with self.study.storage.locked():
                 for job in jobs:
                     self.study.release(job.number)
             raise
-        errors = [
-            one._return_value if isinstance(one._return_value, BaseException) else None
-            for one in returns
-        ]
+        values = [one._return_value for one in returns]
+        return [value if isinstance(value, BaseException) else None for value in values]
+
+    def _launch(self, jobs: Sequence[Job]) -> None:
+        errors = self._launched(jobs)
         full = [error for error in errors if _is_full_disk(error)]
         with self.study.storage.locked():
             for job, error in zip(jobs, errors, strict=True):
@@ -192,7 +199,7 @@ class Search:
                     outcome = Outcome.failed(_reason(error))
                 self.progress.told(self.study.tell(job.number, outcome))
         # The exception of a failed run holds its tensors.
-        del returns, errors
+        del errors
         gc.collect()
         if full:
             raise UserError(

@@ -107,6 +107,39 @@ def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
     assert "failed: optimized: MemoryError: CUDA out of memory" in outcome.out
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_worker_that_the_system_ends_takes_at_most_its_trial(
+    invoke: Callable[..., Outcome],
+    searching: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    complete: bool,
+) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    original = BasicLauncher.launch
+
+    def launch(self: BasicLauncher, *positional: Any, **named: Any) -> Any:
+        found = original(self, *positional, **named)
+        if named["initial_job_idx"] == 1:
+            path = Path("outputs").resolve().rglob("1/record.json")
+            for one in () if complete else path:
+                one.write_text('{"status": "running"}')  # as a process that is ended leaves it
+            raise RuntimeError("a worker process was ended by the system")
+        return found
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+
+    outcome = invoke(*searching, "hydra.sweeper.n_trials=3")
+    assert outcome.code == 0, outcome.err
+    found = trials(outcome.folder)
+    second = "COMPLETE" if complete else "FAIL"
+    assert [trial.state.name for trial in found][:3] == ["COMPLETE", second, "COMPLETE"]
+    if not complete:
+        assert found[1].user_attrs[REASON] == (
+            "RuntimeError: a worker process was ended by the system"
+        )
+
+
 def test_too_many_failures_end_it(invoke: Callable[..., Outcome], searching: Sequence[str]) -> None:
     outcome = invoke(*searching, "train.learning_rate=1e30", "hydra.sweeper.n_trials=8")
     assert outcome.code == 1
