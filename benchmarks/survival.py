@@ -51,7 +51,7 @@ MOMENTS: dict[str, Moment] = {
     "before ask": Moment(STUDY, "ask", False),
     "asked, not yet stamped": Moment(STUDY, "ask", True),
     "a named trial trains": Moment(RECORD, "add_step", True, 3),
-    "a named trial is told lost, not yet enqueued again": Moment(STUDY, "tell", True),
+    "a named trial is put back": Moment(SHARED, "put_back", True),
     "drawing": Moment(TRIAL, "suggest_categorical", True),
     "drawn, before the launch": Moment(search.Search, "_launch", False),
     "the record is begun": Moment(RECORD, "__init__", True),
@@ -79,6 +79,7 @@ def overrides(folder: Path) -> list[str]:
         "measure=accuracy",
         "hydra.sweeper.objectives=[accuracy,gflops_per_step]",
         f"hydra.sweeper.n_trials={TRIALS}",
+        "hydra.sweeper.max_interruptions=100",
         f"hydra.sweeper.storage={STORAGE}",
         "model=distilbert-random",
         f"model.init_config={{{sizes}, num_attention_heads: 4}}",
@@ -163,20 +164,17 @@ def complete_records(folder: Path) -> dict[str, str]:
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """Those that the budget counts."""
-    aside = (study.LOST, study.DUPLICATE_OF)
     return [
         trial
         for trial in trials
-        if trial.state.is_finished() and not any(name in trial.user_attrs for name in aside)
+        if trial.state.is_finished() and trial.user_attrs.get(study.DUPLICATE_OF) is None
     ]
 
 
 def settings(trials: list[FrozenTrial]) -> list[list[str]]:
     """The overrides of drawn trials, in order."""
     return [
-        trial.user_attrs["overrides"]
-        for trial in trials
-        if study.NAMED not in trial.user_attrs and study.LOST not in trial.user_attrs
+        trial.user_attrs["overrides"] for trial in trials if study.NAMED not in trial.user_attrs
     ]
 
 
@@ -248,9 +246,9 @@ def main() -> int:
         found = problems(folder, seen, undisturbed)
         for line in found:
             print(f"does not hold: {line}")
-        lost = sum(study.LOST in trial.user_attrs for trial in trials_of(folder))
+        again = sum(trial.user_attrs.get(study.ENDED, 0) for trial in trials_of(folder))
         print(
-            f"{done} kills, {TRIALS} trials, {lost} lost to a kill and done again, exit code {code}, "
+            f"{done} kills, {TRIALS} trials, {again} times one was begun again, exit code {code}, "
             f"{len(found)} problems, {time.perf_counter() - began:.0f} s"
         )
     return 1 if found or code else 0

@@ -156,7 +156,7 @@ def _setting_key(record: dict[str, Any]) -> str | None:
     config = record.get("config")
     if not isinstance(config, dict):
         return None
-    aside = ("seed", "measure", "bench", "tags")
+    aside = ("seed", "seeds", "measure", "bench", "tags")
     parts = {key: value for key, value in config.items() if key not in aside}
     return json.dumps(_settings_of(parts), sort_keys=True)
 

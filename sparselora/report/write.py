@@ -1,6 +1,8 @@
 """A report's files in one folder: tables in five formats, plots, `evaluation.md`, the page."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def write_report(
     """Write every file whole, or not at all; what an earlier report left there is replaced.
 
     Args:
-        on_file: told of each file before it is made.
+        on_file: told of each table before it is made, of each picture after.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -66,11 +68,19 @@ def write_report(
         write_atomically(folder / name, _writer(make()))
     on_file("settings.parquet")
     write_atomically(folder / "settings.parquet", lambda path: settings.to_parquet(path))
-    for index, of_one in enumerate(charts):
-        for name, chart in of_one.items():
-            _save(chart, folder / "plots", name if index == 0 else f"{name}-{index}", on_file)
+    pictures: dict[str, Any] = {
+        name if index == 0 else f"{name}-{index}": chart
+        for index, of_one in enumerate(charts)
+        for name, chart in of_one.items()
+    }
     if importances:
-        _save(plots.importance(importances), folder / "plots", "importance", on_file)
+        pictures["importance"] = plots.importance(importances)
+    (folder / "plots").mkdir(exist_ok=True)
+    with ThreadPoolExecutor() as pool:  # laying out and painting let other threads run
+        for name in pool.map(
+            partial(_save, folder / "plots"), *zip(*pictures.items(), strict=True)
+        ):
+            on_file(name)
 
 
 def _named_settings(comparison: Comparison) -> int:
@@ -90,17 +100,15 @@ def _writer(text: str) -> Callable[[Path], Any]:
     return lambda path: path.write_text(text, encoding="utf-8")
 
 
-def _save(chart: Any, folder: Path, name: str, on_file: Callable[[str], None]) -> None:
-    folder.mkdir(exist_ok=True)
+def _save(folder: Path, name: str, chart: Any) -> str:
     # White behind it: the file is legible on a dark page too.
     spec = chart.configure(background="white").to_dict(validate=False)
-    on_file(f"{name}.svg")
     svg = vl_convert.vegalite_to_svg(spec, vl_version=plots.LANGUAGE)
     write_atomically(folder / f"{name}.svg", _writer(svg))
-    on_file(f"{name}.png")
     # From the SVG: laying the chart out once more would take as long again.
     png = vl_convert.svg_to_png(svg, scale=2.0)
     write_atomically(folder / f"{name}.png", lambda path: path.write_bytes(png))
+    return name
 
 
 def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:

@@ -31,7 +31,13 @@ def check_search(
     """
     if OmegaConf.is_missing(settings, "study_name") or not settings["study_name"]:
         raise UserError("hydra.sweeper.study_name: a name is needed; sweep files give one")
-    for key, least in (("n_trials", 1), ("n_jobs", 1), ("max_duplicates", 1), ("max_drop", 0)):
+    for key, least in (
+        ("n_trials", 1),
+        ("n_jobs", 1),
+        ("max_duplicates", 1),
+        ("max_drop", 0),
+        ("max_interruptions", 0),
+    ):
         check_at_least(f"hydra.sweeper.{key}", settings[key], least)
     for key in ("min_accuracy", "max_failure_rate"):
         value = settings[key]

@@ -40,6 +40,8 @@ class SearchConfig:
     see `sparselora.search.follow_up`."""
     max_duplicates: int = 20
     """Draws in a row of settings that the study knows, after which the search ends."""
+    max_interruptions: int = 3
+    """How often a trial is begun again whose process died, without Ctrl-C; then it has failed."""
     max_failure_rate: float = 0.5
     """Share of the finished trials that may have failed, looked at from the fourth on."""
     params: dict[str, Any] = field(default_factory=dict)

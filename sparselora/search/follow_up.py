@@ -7,7 +7,7 @@ where the one to be used is still not faster than stock LoRA, the same without t
 
 from optuna.trial import FrozenTrial, TrialState
 
-from sparselora.search.study import LOST, NAMED, SharedStudy
+from sparselora.search.study import NAMED, SharedStudy
 
 WITHOUT_SVD = "estimator=static"
 FASTER = 1 / 0.9
@@ -20,7 +20,7 @@ def follow_up(study: SharedStudy) -> list[str]:
     if chosen is None:
         return []
     name, trial = chosen
-    begun = {one.user_attrs.get(NAMED) for one in study.trials if LOST not in one.user_attrs}
+    begun = {one.user_attrs.get(NAMED) for one in study.trials}
     if name == "optimized" and _loses_too_much(study, trial) and "fallback" not in begun:
         return ["fallback"]
     next_one = f"{name} {WITHOUT_SVD}"

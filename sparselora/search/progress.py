@@ -12,8 +12,8 @@ from rich.table import Table
 from sparselora.search.outcome import OBJECTIVES
 from sparselora.search.study import (
     DUPLICATE_OF,
+    ENDED,
     LABEL,
-    LOST,
     REASON,
     SharedStudy,
 )
@@ -38,12 +38,12 @@ class SearchProgress:
         """Where the study stands."""
         plan, done = self.study.plan, self._at_begin
         others = len(self.study.running())
-        lost = sum(LOST in trial.user_attrs for trial in self.study.trials)
+        again = sum(trial.user_attrs.get(ENDED, 0) for trial in self.study.trials)
         line = (
             f"study {plan.name} in {self.study.storage.name}: {done} of {plan.n_trials} trials done"
         )
         line += f", {others} running elsewhere" if others else ""
-        line += f", {lost} lost to processes that ended" if lost else ""
+        line += f", {again} begun again after their process had ended" if again else ""
         if done >= plan.n_trials:
             line += "; raise hydra.sweeper.n_trials to go on"
         self._say(line)
@@ -97,7 +97,7 @@ class SearchProgress:
         if front:
             self._print_front(front)
         counted, failed = len(self.study.counted()), len(self.study.failed())
-        known = sum(DUPLICATE_OF in trial.user_attrs for trial in self.study.trials)
+        known = sum(trial.user_attrs.get(DUPLICATE_OF) is not None for trial in self.study.trials)
         self._say(
             f"{counted} trials, {failed} of them failed, {known} more answered from these; "
             f"watch: optuna-dashboard {self.study.storage.name}"

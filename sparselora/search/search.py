@@ -148,6 +148,8 @@ class Search:
         if name is None and self._answered(trial, identity):
             self.duplicates_in_a_row += 1
             return None
+        if trial.user_attrs.get(attributes.DUPLICATE_OF) is not None:  # when it was begun before
+            trial.set_user_attr(attributes.DUPLICATE_OF, None)
         self.duplicates_in_a_row = 0
         self.progress.begins(trial.number, label)
         return Job(trial.number, [*overrides, f"hydra.sweep.subdir={trial.number}"], folder)
@@ -192,7 +194,7 @@ class Search:
         with self.study.storage.locked():
             for job, error in zip(jobs, errors, strict=True):
                 if _is_full_disk(error):
-                    self.study.lose(job.number)
+                    self.study.put_back(job.number)
                     continue
                 outcome = self.study.outcome(job.folder)
                 if outcome is None:
@@ -238,6 +240,7 @@ class Search:
             make_sampler=make_sampler,
             min_accuracy=settings["min_accuracy"],
             max_drop=settings["max_drop"],
+            max_interruptions=settings["max_interruptions"],
         )
 
     def _hold(self, base: RunConfig) -> None:

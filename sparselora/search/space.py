@@ -75,8 +75,15 @@ class Space:
         written = [line for line in (*arguments, *lines) if key_of(line) in unswept]
         return Space({key: distributions[key] for key in ordered}, (*written, *deleted))
 
-    def draw(self, trial: Trial, check: Check) -> list[str]:
+    def draw(
+        self, trial: Trial, check: Check, reseed: Callable[[str], None] = lambda _: None
+    ) -> list[str]:
         """The overrides of one setting, drawn for `trial`.
+
+        Args:
+            trial: keys that it has already keep their values.
+            check: see `Check`.
+            reseed: told of each key before it is drawn.
 
         Raises:
             UserError: the values do not go together; or the study knows a key with other values.
@@ -85,6 +92,7 @@ class Space:
         for key, distribution in self.distributions.items():
             probe = f"{key}={_first(distribution)}"
             if _is_group(key) or _survives(key, [*overrides, probe], check):
+                reseed(key)
                 overrides.append(f"{key}={_suggest(trial, key, distribution)}")
         return effective(overrides, check)
 

@@ -23,13 +23,14 @@ from sparselora.search.references import agree
 from sparselora.search.storage import Storage
 
 NAMED, LABEL, PROCESS, FOLDER = "named", "label", "process", "folder"
-REASON, LOST, DUPLICATE_OF, KNOWN_BY = "reason", "lost", "duplicate_of", "known_by"
-"""User attributes of a trial: `lost` marks one whose process died, which does not count and is done
-again; `duplicate_of` one that was answered from another, which does not count either."""
+REASON, ENDED, DUPLICATE_OF, KNOWN_BY = "reason", "ended", "duplicate_of", "known_by"
+"""User attributes of a trial: `ended` says how often its process ended before it did, and it was put back
+to be begun again; `duplicate_of` another that answered it: such a one does not count."""
 BASE, DEVICE = "base", "device"
 """User attributes of the study."""
 
-RUNNING, COMPLETE, FAIL = TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL
+RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
+COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Plan:
     make_sampler: Callable[[int], BaseSampler]
     min_accuracy: float | None = None
     max_drop: float | None = None
+    max_interruptions: int = 3
 
 
 class SharedStudy:
@@ -66,6 +68,7 @@ class SharedStudy:
 
     def __init__(self, storage: Storage, plan: Plan) -> None:
         self.storage, self.plan = storage, plan
+        self._position = 0
         with storage.locked():
             self._check_objectives()
             self.study = optuna.create_study(
@@ -90,9 +93,7 @@ class SharedStudy:
         return [
             trial
             for trial in self.trials
-            if trial.state in (COMPLETE, FAIL)
-            and LOST not in trial.user_attrs
-            and DUPLICATE_OF not in trial.user_attrs
+            if trial.state in (COMPLETE, FAIL) and trial.user_attrs.get(DUPLICATE_OF) is None
         ]
 
     def failed(self) -> list[FrozenTrial]:
@@ -110,18 +111,27 @@ class SharedStudy:
     def ask(self) -> Trial | None:
         """The next trial, this process's own from here on; None where the budget is spent.
 
-        To be called under the storage's lock, which is to be kept until the trial is stamped and drawn.
+        To be called under the storage's lock, which is to be kept until the trial is drawn.
         """
         self.recover()
         if self.remaining() <= 0:
             return None
-        # The draws of a resumed search are those of one that never stopped, and are never repeated:
-        # the seed follows from the trials that count or were drawn, not from what a process did.
-        position = sum(LOST not in trial.user_attrs for trial in self._begun())
-        self.study.sampler = self.plan.make_sampler(derived_seed(self.plan.seed, position))
+        waiting = [trial.number for trial in self.trials if trial.state is WAITING]
+        self._position = min(waiting, default=len(self.trials))
+        self.reseed("")
         trial = self.study.ask()
         trial.set_user_attr(PROCESS, identity())
+        _ = trial.relative_params  # drawn now, from this seed
         return trial
+
+    def reseed(self, key: str) -> None:
+        """Seed the sampler for one key of the trial in hand.
+
+        From the plan's seed, the trial's number and the key alone: so the draws of a search that was
+        stopped, anywhere, are those of one that never was, and none is repeated.
+        """
+        seed = derived_seed(self.plan.seed, f"{self._position}/{key}")
+        self.study.sampler = self.plan.make_sampler(seed)
 
     def tell(self, number: int, outcome: Outcome) -> FrozenTrial:
         """Finish a running trial. To be called under the storage's lock."""
@@ -157,27 +167,34 @@ class SharedStudy:
         with self.storage.locked():
             self._enqueue_named()
 
-    def release(self, number: int) -> None:
-        """A running trial whose process is gone: told from its record where that is complete, else
-        marked lost, and begun again if it was named. To be called under the storage's lock."""
+    def release(self, number: int, counts: bool = False) -> None:
+        """A running trial whose run has no one: told from its record where that is complete, else put
+        back to be begun again, with its number and what was drawn for it. To be called under the
+        storage's lock.
+
+        Args:
+            number: of the trial.
+            counts: whether its process died; a trial that takes too many along has failed.
+        """
         trial = self.trials[number]
         if trial.state is not RUNNING:
             return
         folder = trial.user_attrs.get(FOLDER)
         outcome = None if folder is None else self.outcome(Path(folder))
+        ended = trial.user_attrs.get(ENDED, 0) + counts
+        if outcome is None and ended > self.plan.max_interruptions:
+            outcome = Outcome.failed(f"its process has ended {ended} times before it did")
         if outcome is not None:
             self.tell(number, outcome)
-            return
-        self.lose(number)
+        else:
+            self.put_back(number, ended)
 
-    def lose(self, number: int) -> None:
-        """Mark a running trial lost: it does not count, and a named one is begun again. To be called
-        under the storage's lock."""
-        live = Trial(self.study, self._trial_id(number))
-        live.set_user_attr(LOST, True)
-        live.set_user_attr(REASON, "its process ended before it did")
-        self.study.tell(live, state=FAIL)
-        self._enqueue_named()
+    def put_back(self, number: int, ended: int = 0) -> None:
+        """Let a running trial be begun again. To be called under the storage's lock."""
+        trial_id = self._trial_id(number)
+        for name, value in {PROCESS: None, FOLDER: None, ENDED: ended}.items():
+            self.storage.optuna.set_trial_user_attr(trial_id, name, value)
+        self.storage.optuna.set_trial_state_values(trial_id, WAITING)
 
     def recover(self) -> None:
         """Release what dead processes left. To be called under the storage's lock."""
@@ -185,7 +202,7 @@ class SharedStudy:
             owner = trial.user_attrs.get(PROCESS)
             # Trials are stamped under the lock that is held now: without a stamp there is no owner.
             if owner is None or is_dead(owner):
-                self.release(trial.number)
+                self.release(trial.number, counts=True)
 
     def hold(self, name: str, value: Any, problem: Callable[[Any], str]) -> Any:
         """The study's attribute; `value` becomes it where there is none.
@@ -231,18 +248,13 @@ class SharedStudy:
         if floor is not None and accuracy is not None and "accuracy" not in known:
             trial.set_constraint("accuracy", floor - accuracy)
 
-    def _begun(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if trial.state is not TrialState.WAITING]
-
     def _trial_id(self, number: int) -> int:
         return self.storage.optuna.get_trial_id_from_study_id_trial_number(
             self.study._study_id, number
         )
 
     def _enqueue_named(self) -> None:
-        there = {
-            trial.user_attrs.get(NAMED) for trial in self.trials if LOST not in trial.user_attrs
-        }
+        there = {trial.user_attrs.get(NAMED) for trial in self.trials}
         for name in self.plan.named:
             if name not in there:
                 self.study.enqueue_trial({}, user_attrs={NAMED: name, LABEL: name})
@@ -267,7 +279,7 @@ class SharedStudy:
             )
 
 
-def derived_seed(seed: int, position: int) -> int:
-    """A seed of 32 bits for the trial at a position of a study."""
+def derived_seed(seed: int, position: str) -> int:
+    """A seed of 32 bits for one place in a study."""
     digest = hashlib.sha256(f"{seed}/{position}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

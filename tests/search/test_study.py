@@ -11,8 +11,8 @@ from sparselora.record import COMPLETED, RECORD_NAME, write_record
 from sparselora.search.outcome import Outcome
 from sparselora.search.storage import Storage
 from sparselora.search.study import (
+    ENDED,
     FOLDER,
-    LOST,
     NAMED,
     PROCESS,
     Plan,
@@ -85,21 +85,32 @@ def test_the_budget_is_one_over_restarts(url: str) -> None:
     assert ask(opened(url, n_trials=6)).number == 5
 
 
-def test_a_dead_process_loses_its_trial_and_a_named_one_is_begun_again(url: str) -> None:
-    study = opened(url)
+def test_what_a_dead_process_left_is_begun_again_as_it_was(url: str) -> None:
+    study = opened(url, named=[])
     first = ask(study)
+    value = first.suggest_float("x", 0, 1)
     first.set_user_attr(PROCESS, DEAD)
-    again = opened(url)
-    assert again.trials[first.number].user_attrs[LOST] is True
+    again = opened(url, named=[])
+    assert again.trials[first.number].state is TrialState.WAITING
+    assert again.trials[first.number].user_attrs[ENDED] == 1
     assert again.remaining() == 5
-    names = [ask(again).user_attrs.get(NAMED) for _ in range(2)]
-    assert sorted(names) == ["dense", "original"]
+    second = ask(again)
+    assert (second.number, second.suggest_float("x", 0, 1)) == (first.number, value)
+    assert again.remaining() == 4
+
+
+def test_a_trial_that_takes_its_process_along_too_often_has_failed(url: str) -> None:
+    for _ in range(4):
+        ask(opened(url, named=[])).set_user_attr(PROCESS, DEAD)
+    trial = opened(url, named=[]).trials[0]
+    assert trial.state is TrialState.FAIL
+    assert trial.user_attrs["reason"] == "its process has ended 4 times before it did"
 
 
 def test_a_trial_that_was_asked_and_never_stamped_is_no_ones(url: str) -> None:
     study = opened(url, named=[])
     study.study.ask()
-    assert opened(url, named=[]).trials[0].state is TrialState.FAIL
+    assert opened(url, named=[]).trials[0].state is TrialState.WAITING
 
 
 def test_live_processes_here_and_all_elsewhere_are_left_alone(url: str) -> None:
@@ -129,7 +140,7 @@ def test_a_run_whose_timing_was_interrupted_is_not_told(url: str, tmp_path: Path
     record(tmp_path / "job", ms_per_step=None, timing_error="interrupted by the user or a signal")
     trial.set_user_attr(FOLDER, str(tmp_path / "job"))
     trial.set_user_attr(PROCESS, DEAD)
-    assert opened(url, named=[]).trials[0].user_attrs[LOST] is True
+    assert opened(url, named=[]).trials[0].state is TrialState.WAITING
 
 
 def test_values_that_are_no_numbers_never_reach_the_study(url: str, tmp_path: Path) -> None:
@@ -158,23 +169,32 @@ def test_one_dense_reference_for_all_processes(url: str, tmp_path: Path) -> None
 
 
 def test_draws_follow_from_the_seed_and_the_trials_so_far(url: str, tmp_path: Path) -> None:
-    def draws(study: SharedStudy, count: int) -> list[float]:
+    def draws(study: SharedStudy, count: int) -> list[tuple[float, float]]:
         found = []
         for _ in range(count):
             trial = ask(study)
-            found.append(trial.suggest_float("x", 0, 1))
-            tell(study, trial.number, found[-1])
+            values = []
+            for key in ("x", "y"):
+                study.reseed(key)
+                values.append(trial.suggest_float(key, 0, 1))
+            found.append((values[0], values[1]))
+            tell(study, trial.number, values[0])
         return found
 
     straight = draws(opened(f"sqlite:///{tmp_path / 'a.db'}"), 5)
     stopped = draws(opened(url), 2)
-    lost = ask(opened(url))
-    lost.suggest_float("x", 0, 1)
-    lost.set_user_attr(PROCESS, DEAD)
+    study = opened(url)
+    begun = ask(study)  # and its process dies between two draws of one trial
+    study.reseed("x")
+    begun.suggest_float("x", 0, 1)
+    begun.set_user_attr(PROCESS, DEAD)
     stopped += draws(opened(url), 3)
     assert stopped == straight
     assert len(set(straight)) == 5
-    assert derived_seed(1, 0) != derived_seed(1, 1) != derived_seed(2, 1)
+    assert all(x != y for x, y in straight)
+    assert (
+        len({derived_seed(seed, place) for seed in (1, 2) for place in ("0/x", "0/y", "1/x")}) == 6
+    )
 
 
 def test_the_floor_under_accuracy_is_a_constraint(url: str) -> None:

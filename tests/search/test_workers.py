@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sparselora.record import read_record
-from sparselora.search.study import FOLDER, LOST, NAMED
+from sparselora.search.study import ENDED, FOLDER, NAMED
 from tests.search.test_search import SEARCH
 
 WORKERS, TRIALS = 3, 10
@@ -107,7 +107,7 @@ def test_three_processes_share_one_study(
         assert process.returncode == 0, output[-3000:]
     trials = optuna.load_study(study_name="tradeoff", storage=postgresql).get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * TRIALS
-    assert not any(LOST in trial.user_attrs for trial in trials)
+    assert not any(ENDED in trial.user_attrs for trial in trials)
     named = [trial.user_attrs.get(NAMED) for trial in trials]
     assert named == ["dense", "original", "optimized", "fallback"] + [None] * (TRIALS - 4)
     references, folders = set(), set()
