@@ -70,7 +70,7 @@ MOMENTS: dict[str, Moment] = {
 }
 
 
-def overrides(folder: Path) -> list[str]:
+def overrides() -> list[str]:
     """A search over a tiny BERT, with objectives that have no noise."""
     sizes = "model_type: bert, hidden_size: 24, intermediate_size: 40, num_hidden_layers: 6"
     return [
@@ -84,7 +84,7 @@ def overrides(folder: Path) -> list[str]:
         "model=distilbert-random",
         f"model.init_config={{{sizes}, num_attention_heads: 4}}",
         "data=table",
-        f"data.path={folder / 'lines.csv'}",
+        "data.path=lines.csv",
         "train.batch_size=8",
         f"train.max_steps={STEPS}",
         "train.threads=1",
@@ -224,14 +224,14 @@ def main() -> int:
         for one in (calm, folder):
             one.mkdir()
             write_data(one)
-        if command(calm, overrides(calm)):
+        if command(calm, overrides()):
             print((calm / "output.log").read_text()[-2000:])
             return 1
         undisturbed = settings(trials_of(calm))
         seen: dict[str, str] = {}
         done = 0
         for title, moment in list(MOMENTS.items())[:: max(1, len(MOMENTS) // kills)][:kills]:
-            code = command(folder, overrides(folder), moment)
+            code = command(folder, overrides(), moment)
             if code != -signal.SIGKILL:
                 print((folder / "output.log").read_text()[-2000:])
                 print(f"not killed, exit code {code}: {title}")
@@ -242,7 +242,7 @@ def main() -> int:
             print(f"killed {done:2}: {title}: {there}", flush=True)
             for path, digest in complete_records(folder).items():
                 seen.setdefault(path, digest)
-        code = command(folder, overrides(folder))
+        code = command(folder, overrides())
         found = problems(folder, seen, undisturbed)
         for line in found:
             print(f"does not hold: {line}")

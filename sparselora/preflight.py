@@ -137,7 +137,11 @@ def _make_output_folder(base: DictConfig, multirun: bool) -> None:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{key}={folder}: is a file; a folder is allowed")
         below = "**/" if multirun else ""
-        if any(any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, BENCH_NAME)):
+        # A search goes on in its folder: each trial has one of its own there.
+        goes_on = multirun and base.hydra.sweeper._target_ == SEARCH
+        if not goes_on and any(
+            any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, BENCH_NAME)
+        ):
             raise UserError(f"{key}={folder}: holds results already; give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

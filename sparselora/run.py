@@ -45,7 +45,9 @@ def task(config: DictConfig) -> tuple[float, float]:
         run_id = f"{folder.parent.name}/{folder.name}/{child.name}"
         return _run_one(alone, sparsities, job, child, run_id)
 
-    sweep = Path(job.sweep.dir) if _is_multirun(job) else None
+    # A named setting is what others are compared with: it is never given up.
+    named = job.runtime.choices.get("experiment") is not None
+    sweep = Path(job.sweep.dir) if _is_multirun(job) and not named else None
     values = [objectives(record) for record in run_repeats(run.seeds, folder, one, sweep)]
     accuracy, ms_per_step = (statistics.fmean(column) for column in zip(*values, strict=True))
     return accuracy, ms_per_step

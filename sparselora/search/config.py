@@ -42,6 +42,8 @@ class SearchConfig:
     """Draws in a row of settings that the study knows, after which the search ends."""
     max_interruptions: int = 3
     """How often a trial is begun again whose process died, without Ctrl-C; then it has failed."""
+    release_hosts: list[str] = field(default_factory=list)
+    """Machines that will not come back: what their processes left is begun again."""
     max_failure_rate: float = 0.5
     """Share of the finished trials that may have failed, looked at from the fourth on."""
     params: dict[str, Any] = field(default_factory=dict)

@@ -10,21 +10,35 @@ from optuna.trial import FrozenTrial, TrialState
 from sparselora.search.study import NAMED, SharedStudy
 
 WITHOUT_SVD = "estimator=static"
+_STEPS = (
+    f"fallback {WITHOUT_SVD}",
+    f"optimized {WITHOUT_SVD}",
+    "fallback",
+    "optimized",
+)
+"""The last that was taken is the one that the plan comes to."""
 FASTER = 1 / 0.9
 """Speed-up over stock LoRA that the study wanted: a tenth less time a step."""
 
 
 def follow_up(study: SharedStudy) -> list[str]:
-    """Named settings that the plan asks for next; none where it is at its end."""
+    """Named settings that the plan asks for next; none where it is at its end, or another process is
+    at its next step. To be called under the storage's lock, with no budget left."""
     chosen = _chosen(study)
     if chosen is None:
         return []
     name, trial = chosen
-    begun = {one.user_attrs.get(NAMED) for one in study.trials}
-    if name == "optimized" and _loses_too_much(study, trial) and "fallback" not in begun:
+    states = {one.user_attrs.get(NAMED): one.state for one in study.trials}
+    for step in _STEPS[:-1]:
+        # Asked for by a process that died before its budget was there; or another's to finish.
+        if states.get(step) is TrialState.WAITING:
+            return [step]
+        if states.get(step) is TrialState.RUNNING:
+            return []
+    if name == "optimized" and _loses_too_much(study, trial) and "fallback" not in states:
         return ["fallback"]
     next_one = f"{name} {WITHOUT_SVD}"
-    if WITHOUT_SVD not in name and not _is_faster(trial) and next_one not in begun:
+    if WITHOUT_SVD not in name and not _is_faster(trial) and next_one not in states:
         return [next_one]
     return []
 
@@ -72,8 +86,7 @@ def _chosen(study: SharedStudy) -> tuple[str, FrozenTrial] | None:
     }
     if "dense" not in done or "optimized" not in done:
         return None
-    steps = ["fallback", "optimized"]
-    for name in [*(f"{step} {WITHOUT_SVD}" for step in steps), *steps]:
+    for name in _STEPS:
         if name in done:
             return name, done[name]
     return None

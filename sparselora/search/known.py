@@ -4,11 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
+from sparselora.paths import PACKAGE
 from sparselora.schema import RunConfig
 
 
 def known_by(run: RunConfig, device: str, threads: int) -> str | None:
-    """The same for two runs only if config, data, weights, code and device are; None for a dirty tree.
+    """The same for two runs only if config, data, weights, code and device are; None for a dirty tree, or
+    one whose state git does not tell.
 
     Data and weights of the hub and of the package are told by their names and revisions, those on this
     disk by the size and time of each file too.
@@ -21,7 +23,8 @@ def known_by(run: RunConfig, device: str, threads: int) -> str | None:
     from sparselora.provenance import git_state, package_versions
 
     git = git_state()
-    if git["dirty"]:
+    unknown = git["commit"] is None and (PACKAGE.parent / ".git").exists()
+    if git["dirty"] or unknown:
         return None
     content = {
         "config": run.content_hash(),

@@ -33,7 +33,9 @@ def storage_lock(url: URL) -> Iterator[None]:
     values: dict[str, str | int] = {"name": LOCK_NAME, "number": crc32(LOCK_NAME.encode())}
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
-        connection.execute(text(take), _used(take, values))
+        taken = connection.execute(text(take), _used(take, values)).scalar()
+        if backend != "postgresql" and taken != 1:
+            raise TimeoutError(f"its lock was not to be had in {WAIT_SECONDS} s")
         connection.commit()
         try:
             yield

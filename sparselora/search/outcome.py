@@ -134,15 +134,20 @@ def _means(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in sorted(names)
         if all(name in one for one in several)
     }
+    if several and "device" in several[0]:
+        found["device"] = several[0]["device"]
     return found | {"run_ids": [one["run_id"] for one in several if "run_id" in one]}
 
 
 def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
     timing = record.get("timing") or {}
+    place = record.get("provenance") or {}
+    device = f"{place['device']}, {place['threads']} threads" if "device" in place else None
     validation = (record.get("metrics") or {}).get("validation") or {}
     found = {
         "run_id": record.get("run_id"),
         "config_hash": record.get("config_hash"),
+        "device": device,
         "accuracy": validation.get("accuracy"),
         "f1": validation.get("f1"),
         "loss": validation.get("loss"),

@@ -14,6 +14,7 @@ from sparselora.search.study import (
     DUPLICATE_OF,
     ENDED,
     LABEL,
+    PROCESS,
     REASON,
     SharedStudy,
 )
@@ -84,11 +85,15 @@ class SearchProgress:
         if any(one.number == trial.number for one in front):
             self._print_front(front)
 
+    def ended(self, reason: str) -> None:
+        """A worker was ended by the system, and its launcher with it."""
+        self._say(f"a worker was lost ({reason}); its trials are begun again, one by one")
+
     def exhausted(self, in_a_row: int) -> None:
         """The search ends before its budget."""
         self._say(
             f"{in_a_row} draws in a row were settings that the study knows: the space holds no more; "
-            "widen hydra.sweeper.params, or raise hydra.sweeper.max_duplicates"
+            "raise hydra.sweeper.max_duplicates, or widen hydra.sweeper.params in another study"
         )
 
     def end(self, verdict: Sequence[str] = ()) -> None:
@@ -102,6 +107,12 @@ class SearchProgress:
             f"{counted} trials, {failed} of them failed, {known} more answered from these; "
             f"watch: optuna-dashboard {self.study.storage.name}"
         )
+        for trial in self.study.running():
+            host = (trial.user_attrs.get(PROCESS) or {}).get("host")
+            self._say(
+                f"trial {trial.number} still runs on {host}; if that will not come back, add "
+                f"hydra.sweeper.release_hosts=[{host}]"
+            )
         for line in verdict:
             self._say(line)
 

@@ -1,5 +1,6 @@
 """What runs of a study share: one dense reference, and the front that tells a hopeless setting."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from optuna import Study
@@ -12,15 +13,19 @@ DENSE_REFERENCES = "dense_references"
 """User attribute of the study: `reference_key` → ms."""
 
 
-def hand_out(study: Study, folder: Path) -> None:
-    """Put what the study knows where the runs of a sweep folder look for it."""
+def hand_out(study: Study, folder: Path, front: Sequence[tuple[float, float]]) -> None:
+    """Put what the study knows where the runs of a sweep folder look for it.
+
+    Args:
+        study: with the dense references so far.
+        folder: of the sweep; made if need be.
+        front: accuracy and ms/step of its settings; empty where the study does not search for these.
+    """
     held = study.user_attrs.get(DENSE_REFERENCES)
     if held:
         write_references(folder, held)
-    best = [trial.user_attrs for trial in study.best_trials]
-    named = [one for one in best if "accuracy" in one and "ms_per_step" in one]
-    if named:
-        write_front(folder, [(one["accuracy"], one["ms_per_step"]) for one in named])
+    if front:
+        write_front(folder, front)
 
 
 def agree(study: Study, folder: Path) -> None:

@@ -51,15 +51,19 @@ def check_sampler(settings: Mapping[str, Any], space: Space, check: Check) -> No
         )
 
 
-def sampler_factory(sampler: DictConfig, space: Space) -> tuple[Callable[[int], BaseSampler], int]:
+def sampler_factory(
+    sampler: DictConfig, space: Space, seed: int = 0
+) -> tuple[Callable[[int], BaseSampler], int]:
     """Seed → sampler, and how many settings it can draw (a large number, but for a grid).
+
+    A grid is walked in one order, which `seed` decides: its points are numbered in that order.
 
     Raises:
         UserError: a grid over a range that has no steps.
     """
 
-    def make(seed: int) -> Any:
-        return instantiate(sampler, seed=seed, _execution_whitelist_=WHITELIST)
+    def make(one: int) -> Any:
+        return instantiate(sampler, seed=one, _execution_whitelist_=WHITELIST)
 
     first = make(0)
     if not isinstance(first, functools.partial):
@@ -76,7 +80,7 @@ def sampler_factory(sampler: DictConfig, space: Space) -> tuple[Callable[[int], 
     size = 1
     for values in grid.values():
         size *= len(values)
-    return lambda seed: optuna.samplers.GridSampler(grid, seed=seed), size
+    return lambda _: optuna.samplers.GridSampler(grid, seed=seed), size
 
 
 def _check_seed(sampler: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import errno
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import check_distribution_compatibility
 from optuna.trial import Trial, TrialState
 
 from sparselora.checks import check_shape, user_keys
@@ -24,7 +25,7 @@ from sparselora.schema import RunConfig
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
 from sparselora.search.known import known_by
-from sparselora.search.outcome import OBJECTIVES, Outcome
+from sparselora.search.outcome import Outcome
 from sparselora.search.progress import SearchProgress
 from sparselora.search.references import hand_out
 from sparselora.search.samplers import sampler_factory
@@ -33,6 +34,8 @@ from sparselora.search.storage import Storage
 from sparselora.search.study import Plan, SharedStudy
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
+"""Those whose jobs run on this machine."""
 FIRST_LOOK_AT_FAILURES = 4
 """Finished trials."""
 SHOWN_OF_A_DUPLICATE = (
@@ -77,6 +80,7 @@ class Search:
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.folder = Path(config.hydra.sweep.dir).resolve()
+        self.local = any(name in config.hydra.launcher._target_ for name in LOCAL_LAUNCHERS)
         self.duplicates_in_a_row = 0
         self._check = remembered(self._compose_and_check)
 
@@ -95,16 +99,21 @@ class Search:
         )
         self.device = choose_device(base.train.device)
         use_threads(base.train.threads)
-        self.study = SharedStudy(Storage(settings["storage"]), self._plan())
-        with self.study.storage.locked():
-            self._hold(base)
+        storage, plan = Storage(settings["storage"]), self._plan()
+        self.study = SharedStudy(storage, plan, lambda study: self._hold(study, base))
         self.progress = SearchProgress(self.study)
         self.progress.begin()
         self._until_spent()
-        while settings["follow_up"] and (names := follow_up(self.study)):
-            self.study.extend(names)
+        while settings["follow_up"] and self._follows_up():
             self._until_spent()
         self.progress.end(verdict(self.study) if settings["follow_up"] else [])
+
+    def _follows_up(self) -> bool:
+        with self.study.storage.locked():
+            names = follow_up(self.study)
+            if names:
+                self.study.extend(names)
+        return bool(names)
 
     def _until_spent(self) -> None:
         while jobs := self._next_jobs(self.settings["n_jobs"]):
@@ -113,8 +122,11 @@ class Search:
 
     def _next_jobs(self, count: int) -> list[Job]:
         jobs: list[Job] = []
+        alone = False
         with self.study.storage.locked():
-            while len(jobs) < count and (trial := self.study.ask()) is not None:
+            while len(jobs) < count and not alone and (trial := self.study.ask()) is not None:
+                # What may have taken its worker along runs without company.
+                alone = trial.user_attrs.get(attributes.ENDED, 0) > 0
                 try:
                     job = self._drawn(trial)
                 except UserError as error:  # a bad combination is the setting's fault
@@ -127,7 +139,7 @@ class Search:
                 elif self.duplicates_in_a_row >= self.settings["max_duplicates"]:
                     self.progress.exhausted(self.duplicates_in_a_row)
                     break
-            hand_out(self.study.study, self.folder)
+            hand_out(self.study.study, self.folder, self._front())
         return jobs
 
     def _drawn(self, trial: Trial) -> Job | None:
@@ -138,9 +150,11 @@ class Search:
             draw(trial, self._check) if name is None else self.space.named(name, self._check)
         )
         run, sparsities = self._check(overrides)
-        folder = self.folder / str(trial.number)
+        folder = self._job_folder(trial.number)
         label = describe(run, sparsities, name, user_keys(overrides))
-        identity = known_by(run, device_name(self.device), torch.get_num_threads())
+        identity = None  # where jobs run elsewhere, on what is not known before they have
+        if self.local:
+            identity = known_by(run, device_name(self.device), torch.get_num_threads())
         stamps: dict[str, Any] = {attributes.LABEL: label, "overrides": overrides}
         stamps |= {attributes.FOLDER: str(folder), attributes.KNOWN_BY: identity}
         for key, value in stamps.items():
@@ -152,7 +166,17 @@ class Search:
             trial.set_user_attr(attributes.DUPLICATE_OF, None)
         self.duplicates_in_a_row = 0
         self.progress.begins(trial.number, label)
-        return Job(trial.number, [*overrides, f"hydra.sweep.subdir={trial.number}"], folder)
+        return Job(trial.number, [*overrides, f"hydra.sweep.subdir={folder.name}"], folder)
+
+    def _job_folder(self, number: int) -> Path:
+        """Never one that was written to: a trial may have been begun before, in this folder."""
+        names = [str(number), *(f"{number}-{again}" for again in range(1, 1000))]
+        return next(self.folder / name for name in names if not (self.folder / name).exists())
+
+    def _front(self) -> list[tuple[float, float]]:
+        if list(self.study.plan.objectives) != ["accuracy", "ms_per_step"]:
+            return []
+        return [(trial.values[0], trial.values[1]) for trial in self.study.front()]
 
     def _answered(self, trial: Trial, identity: str | None) -> bool:
         for other in self.study.trials:
@@ -169,27 +193,32 @@ class Search:
         return False
 
     def _launched(self, jobs: Sequence[Job]) -> list[BaseException | None]:
-        """Run the jobs; what each raised."""
+        """Run the jobs; what each raised, or nothing at all where none is to be told."""
         try:
             returns = self.launcher.launch(
                 [job.overrides for job in jobs], initial_job_idx=jobs[0].number
             )
         except BaseException as error:
+            # Whatever came to an end is told, the rest is begun again: in this command's next turn where
+            # a worker was ended by the system, in the next command after Ctrl-C.
             begun = any(list(job.folder.rglob(RECORD_NAME)) for job in jobs)
-            if begun and isinstance(error, Exception):
-                # A worker that the system ended, and its launcher with it.
-                return [error] * len(jobs)
-            # Ctrl-C, or a launcher that cannot launch: whatever came to an end is told, the rest is
-            # for the next command.
+            ended = begun and isinstance(error, Exception)
             with self.study.storage.locked():
                 for job in jobs:
-                    self.study.release(job.number)
+                    self.study.release(job.number, counts=ended)
+            if ended:
+                self.progress.ended(_reason(error))
+                return []
+            if isinstance(error, Exception):
+                raise UserError(f"hydra/launcher: cannot launch ({_reason(error)})") from error
             raise
         values = [one._return_value for one in returns]
         return [value if isinstance(value, BaseException) else None for value in values]
 
     def _launch(self, jobs: Sequence[Job]) -> None:
         errors = self._launched(jobs)
+        if not errors:
+            return
         full = [error for error in errors if _is_full_disk(error)]
         with self.study.storage.locked():
             for job, error in zip(jobs, errors, strict=True):
@@ -229,7 +258,8 @@ class Search:
 
     def _plan(self) -> Plan:
         settings = self.settings
-        make_sampler, size = sampler_factory(settings["sampler"], self.space)
+        make_sampler, size = sampler_factory(settings["sampler"], self.space, settings["seed"])
+        size = size if self.space.distributions else 0
         named = list(settings["named"])
         return Plan(
             name=settings["study_name"],
@@ -241,36 +271,53 @@ class Search:
             min_accuracy=settings["min_accuracy"],
             max_drop=settings["max_drop"],
             max_interruptions=settings["max_interruptions"],
+            release_hosts=list(settings["release_hosts"]),
         )
 
-    def _hold(self, base: RunConfig) -> None:
+    def _hold(self, study: SharedStudy, base: RunConfig) -> None:
         """The study keeps what all of its trials share; another task, or device, is another study."""
         another = "; give another hydra.sweeper.study_name"
+        name = study.plan.name
         values = {key: value for key, value in flattened(base.to_dict()).items() if key != "tags"}
+        floor = {f"hydra.sweeper.{key}": self.settings[key] for key in ("min_accuracy", "max_drop")}
 
-        def changed(held: Mapping[str, Any]) -> str:
-            for key in sorted({*held, *values}):
-                if held.get(key) != values.get(key):
-                    return (
-                        f"{key}={values.get(key)}: the study {self.study.plan.name!r} was begun "
-                        f"with {held.get(key)}{another}"
-                    )
-            return ""
+        def changed(now: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]:
+            def message(held: Mapping[str, Any]) -> str:
+                for key in sorted({*held, *now}):
+                    if held.get(key) != now.get(key):
+                        was = f"the study {name!r} was begun with {_shown(held.get(key))}"
+                        return f"{key}={_shown(now.get(key))}: {was}{another}"
+                return ""
 
-        self.study.hold(attributes.BASE, values, changed)
+            return message
+
+        for key, item in self.space.distributions.items():
+            for trial in study.trials:
+                if key in trial.distributions:
+                    try:
+                        check_distribution_compatibility(trial.distributions[key], item)
+                    except ValueError as error:
+                        raise UserError(
+                            f"hydra.sweeper.params.{key}: the study {name!r} knows it with other "
+                            f"values{another}"
+                        ) from error
+        study.hold(attributes.BASE, values, changed(values))
+        study.hold(attributes.FLOOR, floor, changed(floor))
         device = f"{device_name(self.device)}, {torch.get_num_threads()} threads"
-        bound = [name for name in self.study.plan.objectives if OBJECTIVES[name].of_device]
+        bound = study.bound_objectives()
+        if bound and self.local:
+            study.hold(
+                attributes.DEVICE,
+                device,
+                lambda held: (
+                    f"this is {device}, and the study {name!r} was begun on {held}, whose {bound[0]} "
+                    f"is another figure; use hydra.sweeper.objectives=[accuracy,speedup]{another}"
+                ),
+            )
 
-        def moved(held: str) -> str:
-            return (
-                bound
-                and (
-                    f"this is {device}, and the study {self.study.plan.name!r} was begun on {held}, "
-                    f"whose {bound[0]} is another figure; use objectives=[accuracy,speedup]{another}"
-                )
-            ) or ""
 
-        self.study.hold(attributes.DEVICE, device, moved)
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

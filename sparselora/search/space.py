@@ -135,7 +135,14 @@ class Space:
         Raises:
             UserError: a value that no setting could have, or a key without effect in all of them.
         """
-        settings = [self.named(name, check) for name in named]
+        settings = []
+        for name in named:
+            try:
+                settings.append(self.named(name, check))
+            except WithoutEffectError:
+                raise
+            except UserError as unfit:
+                raise UserError(f"hydra.sweeper.named: {name}: {unfit}; or leave it out") from unfit
         unused: dict[str, WithoutEffectError] = {}
         used: set[str] = set()
         tried: set[str] = set()

@@ -28,8 +28,8 @@ class Storage:
     """
 
     def __init__(self, url: str | None) -> None:
-        self.name = url or "memory"
         self.url = _parse(url or "sqlite://")
+        self.name = self.url.render_as_string(hide_password=True) if url else "memory"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if url is None:
             self.optuna: BaseStorage = InMemoryStorage()

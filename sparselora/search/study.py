@@ -13,7 +13,8 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sparselora.errors import UserError
@@ -26,8 +27,8 @@ NAMED, LABEL, PROCESS, FOLDER = "named", "label", "process", "folder"
 REASON, ENDED, DUPLICATE_OF, KNOWN_BY = "reason", "ended", "duplicate_of", "known_by"
 """User attributes of a trial: `ended` says how often its process ended before it did, and it was put back
 to be begun again; `duplicate_of` another that answered it: such a one does not count."""
-BASE, DEVICE = "base", "device"
-"""User attributes of the study."""
+BASE, DEVICE, FLOOR = "base", "device", "floor"
+"""User attributes of the study; `device` is one of its trials too."""
 
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
 COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
@@ -57,16 +58,27 @@ class Plan:
     min_accuracy: float | None = None
     max_drop: float | None = None
     max_interruptions: int = 3
+    release_hosts: Sequence[str] = ()
 
 
 class SharedStudy:
     """Opens or begins the study of a plan.
 
+    Args:
+        storage: where it is.
+        plan: what this process asks of it.
+        check: of the study, before anything in it is changed.
+
     Raises:
         UserError: the storage cannot be used, or holds the study with other objectives.
     """
 
-    def __init__(self, storage: Storage, plan: Plan) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        plan: Plan,
+        check: Callable[["SharedStudy"], None] = lambda _: None,
+    ) -> None:
         self.storage, self.plan = storage, plan
         self._position = 0
         with storage.locked():
@@ -80,6 +92,7 @@ class SharedStudy:
             with warnings.catch_warnings():  # it may change, says Optuna; the dashboard wants it
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 self.study.set_metric_names(list(plan.objectives))
+            check(self)
             self._enqueue_named()
             self.recover()
 
@@ -143,29 +156,35 @@ class SharedStudy:
         else:
             self._constrain(trial, outcome)
         state = FAIL if outcome.values is None else COMPLETE
-        try:
-            return self.study.tell(trial, values=outcome.values, state=state)
-        except RuntimeError as error:
-            # The grid sampler stops a loop of Optuna's own after its last setting; here is none.
-            if "Study.stop" not in str(error):
-                raise
-            return self.trials[number]
+        # The grid sampler, told, would stop a loop of Optuna's own; here is none.
+        self.study.sampler = RandomSampler()
+        return self.study.tell(trial, values=outcome.values, state=state)
 
     def outcome(self, folder: Path) -> Outcome | None:
         """See `read_outcome`; on the study's dense reference. To be called under the storage's lock."""
         agree(self.study, folder)
-        return read_outcome(folder, self.plan.objectives)
+        found = read_outcome(folder, self.plan.objectives)
+        device = None if found is None else found.attributes.get(DEVICE)
+        if found is None or found.values is None or device is None or not self.bound_objectives():
+            return found
+        held = self.hold(DEVICE, device, lambda _: "")
+        if held == device:
+            return found
+        return Outcome(None, f"ran on {device}, and the study is of {held}", found.attributes)
+
+    def bound_objectives(self) -> list[str]:
+        """Those whose figures of two devices may not meet."""
+        return [name for name in self.plan.objectives if OBJECTIVES[name].of_device]
 
     def extend(self, names: Sequence[str]) -> None:
-        """More named settings, beside the budget so far."""
+        """More named settings, beside the budget so far. To be called under the storage's lock."""
         begun = len(self.counted()) + len(self.running())
         self.plan = replace(
             self.plan,
             named=[*self.plan.named, *names],
             n_trials=max(self.plan.n_trials, begun) + len(names),
         )
-        with self.storage.locked():
-            self._enqueue_named()
+        self._enqueue_named()
 
     def release(self, number: int, counts: bool = False) -> None:
         """A running trial whose run has no one: told from its record where that is complete, else put
@@ -201,7 +220,8 @@ class SharedStudy:
         for trial in self.running():
             owner = trial.user_attrs.get(PROCESS)
             # Trials are stamped under the lock that is held now: without a stamp there is no owner.
-            if owner is None or is_dead(owner):
+            given_up = owner is not None and owner["host"] in self.plan.release_hosts
+            if owner is None or given_up or is_dead(owner):
                 self.release(trial.number, counts=True)
 
     def hold(self, name: str, value: Any, problem: Callable[[Any], str]) -> Any:
@@ -237,8 +257,27 @@ class SharedStudy:
         return max(floors, default=None)
 
     def front(self) -> list[FrozenTrial]:
-        """The trials that none is better than in every objective, feasible ones if there are any."""
-        return list(self.study.best_trials)
+        """The trials that none is better than in every objective, of those above the accuracy floor."""
+        floor = self.accuracy_floor()
+        able = [
+            trial
+            for trial in self.counted()
+            if trial.state is COMPLETE
+            and (floor is None or trial.user_attrs.get("accuracy", floor) >= floor)
+        ]
+        signs = [-1 if one is StudyDirection.MAXIMIZE else 1 for one in self.study.directions]
+        costs = [
+            tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+            for trial in able
+        ]
+        return [
+            trial
+            for trial, cost in zip(able, costs, strict=True)
+            if not any(
+                other != cost and all(x <= y for x, y in zip(other, cost, strict=True))
+                for other in costs
+            )
+        ]
 
     def _constrain(self, trial: Trial, outcome: Outcome) -> None:
         accuracy = outcome.attributes.get("accuracy")

@@ -207,6 +207,32 @@ def test_the_floor_under_accuracy_is_a_constraint(url: str) -> None:
     assert {trial.number for trial in study.front()} == {0}
 
 
+def test_the_front_keeps_to_the_floor_whenever_it_was_known(url: str) -> None:
+    study = opened(url, named=["original", "dense"], max_drop=1.0)
+    for accuracy, ms in ((0.70, 5.0), (0.80, 9.0), (0.795, 7.0), (0.795, 8.0)):
+        tell(study, ask(study).number, accuracy, ms)
+    assert [trial.number for trial in study.front()] == [1, 2]
+
+
+def test_what_a_machine_left_that_will_not_come_back(url: str) -> None:
+    ask(opened(url, named=[])).set_user_attr(PROCESS, DEAD | {"host": "gone"})
+    assert opened(url, named=[]).trials[0].state is TrialState.RUNNING
+    again = opened(url, named=[], release_hosts=["gone"])
+    assert again.trials[0].state is TrialState.WAITING
+
+
+def test_a_run_of_another_device_has_no_place_in_the_study(url: str, tmp_path: Path) -> None:
+    study = opened(url, named=[])
+    for name in ("first", "second"):
+        record(tmp_path / name, provenance={"device": name, "threads": 2})
+    with study.storage.locked():
+        first, second = (study.outcome(tmp_path / name) for name in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    assert first.values == [0.75, 8.0]
+    assert second.reason == "ran on second, 2 threads, and the study is of first, 2 threads"
+
+
 def test_another_set_of_objectives_is_another_study(url: str) -> None:
     opened(url)
     with pytest.raises(
