@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sparselora import finetune, record, run
+from sparselora.provenance import git_state
 from sparselora.search import search, study
 
 TRIALS, STEPS = 12, 20
@@ -204,8 +206,10 @@ def problems(folder: Path, seen: dict[str, str], undisturbed: list[list[str]]) -
     changed = [path for path, digest in seen.items() if records.get(path) != digest]
     if changed:
         found.append(f"written twice: {changed}")
-    if settings(trials) != undisturbed:
-        found.append("the settings drawn are not those of a search that was never killed")
+    for killed, calm in zip_longest(settings(trials), undisturbed):
+        if killed != calm:
+            found.append(f"drawn {killed}, in a search that was never killed {calm}")
+            break
     return found
 
 
@@ -219,6 +223,7 @@ def main() -> int:
     )
     kills = parser.parse_args().kills
     began = time.perf_counter()
+    git_state()  # asked once, for all processes: a commit meanwhile would change what is re-used
     with tempfile.TemporaryDirectory() as name:
         calm, folder = Path(name) / "calm", Path(name) / "killed"
         for one in (calm, folder):

@@ -216,7 +216,7 @@ def test_two_runs_are_the_same_only_on_the_same_files(table_file: Path, tmp_path
         ),
         (
             ["svd_rank=5,6,7", "estimator=svd", "hydra.sweeper.n_trials=9"],
-            "hydra.sweeper.params.svd_rank: the study knows it with other values",
+            "hydra.sweeper.params.svd_rank: the study 'tradeoff' knows it with other values",
         ),
     ],
 )
