@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from sparselora.errors import UserError
 
 RUN_ID = "run_id"
 """User attribute of a trial: the run whose record it was told from."""
+RUN_IDS = "run_ids"
+"""The same of a trial over several seeds: a list."""
 
 
 def is_url(source: str) -> bool:
@@ -26,7 +29,8 @@ def load_study(
     Args:
         url: of the storage, such as `sqlite:///outputs/study.db`.
         study_name: which, where the storage holds several.
-        records: as `load_records` gives them; joined by run id, their columns as `run.COLUMN`. Trials
+        records: as `load_records` gives them; joined by run id, their columns as `run.COLUMN`. A trial
+            over several seeds has means over its runs, and of what is no number the first. Trials
             without a record, and records without a trial, stay or are left out.
 
     Raises:
@@ -41,14 +45,31 @@ def load_study(
     if trials.empty:
         trials = pd.DataFrame({"number": [], "state": []})
     trials = trials.rename(columns={f"user_attrs_{RUN_ID}": RUN_ID})
-    if records is None or RUN_ID not in trials:
+    trials = trials.rename(columns={f"user_attrs_{RUN_IDS}": RUN_IDS})
+    if records is None or not {RUN_ID, RUN_IDS} & set(trials):
         return trials
-    # A trial without a run joins none: missing keys are equal to each other in a merge.
-    trials[RUN_ID] = trials[RUN_ID].map(_text)
-    joined = records[records[RUN_ID].notna()].drop_duplicates(RUN_ID, keep="last")
-    joined = joined.astype({RUN_ID: "object"}).add_prefix("run.")
-    trials[RUN_ID] = trials[RUN_ID].astype("object")
-    return trials.merge(joined, how="left", left_on=RUN_ID, right_on=f"run.{RUN_ID}")
+    by_id = {str(key): rows.iloc[-1:] for key, rows in records.groupby(RUN_ID)}
+    found, numbers = [], []
+    for number, trial in trials.iterrows():
+        several = trial.get(RUN_IDS)
+        asked = several if isinstance(several, list) else [_text(trial.get(RUN_ID))]
+        rows = [by_id[str(key)] for key in asked if str(key) in by_id]
+        if rows:
+            found.append(_mean_run(pd.concat(rows)))
+            numbers.append(number)
+    runs = pd.DataFrame(found, columns=records.columns).astype(records.dtypes, errors="ignore")
+    runs.index = pd.Index(numbers)
+    if RUN_ID in trials:
+        trials[RUN_ID] = trials[RUN_ID].map(_text)
+    return trials.join(runs.add_prefix("run."))
+
+
+def _mean_run(runs: pd.DataFrame) -> pd.Series:
+    first = runs.iloc[0].astype("object")
+    if len(runs) > 1:
+        numbers = runs.select_dtypes("float64").mean()
+        first.update(numbers.astype("object"))
+    return first
 
 
 def importances(url: str, study_name: str | None = None) -> dict[str, dict[str, float]]:
@@ -57,14 +78,30 @@ def importances(url: str, study_name: str | None = None) -> dict[str, dict[str, 
 
     study = optuna.load_study(study_name=_name(url, study_name), storage=url)
     names = study.metric_names or [f"objective {n}" for n in range(len(study.directions))]
+    # Named trials have no parameters, and those answered from another say nothing new.
+    drawn = optuna.create_study(directions=study.directions)
+    drawn.add_trials(
+        [
+            trial
+            for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+            if trial.params and trial.user_attrs.get("duplicate_of") is None
+        ]
+    )
+    maximize = optuna.study.StudyDirection.MAXIMIZE
+    signs = [-1 if direction is maximize else 1 for direction in study.directions]
     found = {}
     for index, name in enumerate(names):
 
-        def objective(trial: optuna.trial.FrozenTrial, index: int = index) -> float:
-            return float(trial.values[index])
+        def objective(
+            trial: optuna.trial.FrozenTrial, index: int = index, sign: int = signs[index]
+        ) -> float:
+            # What counts is what makes the target low.
+            return sign * float(trial.values[index])
 
         try:
-            shares = optuna.importance.get_param_importances(study, target=objective)
+            with warnings.catch_warnings():  # of just that
+                warnings.filterwarnings("ignore", "PedAnova", UserWarning)
+                shares = optuna.importance.get_param_importances(drawn, target=objective)
         except (ValueError, RuntimeError):  # fewer than two finished trials, or nothing varies
             continue
         if shares:

@@ -54,6 +54,25 @@ def test_a_trial_without_a_run_joins_none(tmp_path: Path) -> None:
     assert trials["run.status"].fillna("none").tolist() == ["completed", "none"]
 
 
+def test_a_trial_over_seeds_has_means_of_its_runs(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'seeds.db'}"
+    study = optuna.create_study(storage=storage, study_name="s")
+    for ids in (["7/1", "7/2"], ["8/1"]):
+        study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"run_ids": ids}))
+    for number, accuracy in (("7/1", 0.7), ("7/2", 0.8), ("8/1", 0.6)):
+        run(tmp_path / "runs" / number, run_id=number, accuracy=accuracy)
+    trials = load_study(storage, records=load_records(tmp_path / "runs"))
+    assert trials["run.accuracy"].tolist() == pytest.approx([0.75, 0.6])
+    assert trials["run.label"].tolist() == ["dense", "dense"]
+
+
+def test_importance_looks_at_drawn_trials_alone(url: str) -> None:
+    # A named trial has none of the parameters, and Optuna looks only at those that all share.
+    study = optuna.load_study(study_name="s", storage=url)
+    study.add_trial(optuna.trial.create_trial(values=[0.9, 100.0], user_attrs={"named": "dense"}))
+    assert set(importances(url)["accuracy"]) == {"ffn_sparsity", "other"}
+
+
 def test_report_of_runs_and_study(url: str, tmp_path: Path) -> None:
     run(tmp_path / "runs" / "3", run_id="runs/3")
     out = str(tmp_path / "out")
