@@ -2,7 +2,7 @@
 
 import errno
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import check_distribution_compatibility
 from optuna.trial import Trial, TrialState
 
 from sparselora.checks import check_shape, user_keys
@@ -24,6 +23,7 @@ from sparselora.record import RECORD_NAME
 from sparselora.schema import RunConfig
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
+from sparselora.search.held import check_study
 from sparselora.search.known import known_by
 from sparselora.search.outcome import Outcome
 from sparselora.search.progress import SearchProgress
@@ -100,7 +100,14 @@ class Search:
         self.device = choose_device(base.train.device)
         use_threads(base.train.threads)
         storage, plan = Storage(settings["storage"]), self._plan()
-        self.study = SharedStudy(storage, plan, lambda study: self._hold(study, base))
+        device = f"{device_name(self.device)}, {torch.get_num_threads()} threads"
+        self.study = SharedStudy(
+            storage,
+            plan,
+            lambda study: check_study(
+                study, self.space, base, settings, device if self.local else None
+            ),
+        )
         self.progress = SearchProgress(self.study)
         self.progress.begin()
         self._until_spent()
@@ -273,62 +280,6 @@ class Search:
             max_interruptions=settings["max_interruptions"],
             release_hosts=list(settings["release_hosts"]),
         )
-
-    def _hold(self, study: SharedStudy, base: RunConfig) -> None:
-        """The study keeps what all of its trials share; another task, or device, is another study."""
-        another = "; give another hydra.sweeper.study_name"
-        name = study.plan.name
-        values = {key: value for key, value in flattened(base.to_dict()).items() if key != "tags"}
-        floor = {f"hydra.sweeper.{key}": self.settings[key] for key in ("min_accuracy", "max_drop")}
-
-        def changed(now: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]:
-            def message(held: Mapping[str, Any]) -> str:
-                for key in sorted({*held, *now}):
-                    if held.get(key) != now.get(key):
-                        was = f"the study {name!r} was begun with {_shown(held.get(key))}"
-                        return f"{key}={_shown(now.get(key))}: {was}{another}"
-                return ""
-
-            return message
-
-        for key, item in self.space.distributions.items():
-            for trial in study.trials:
-                if key in trial.distributions:
-                    try:
-                        check_distribution_compatibility(trial.distributions[key], item)
-                    except ValueError as error:
-                        raise UserError(
-                            f"hydra.sweeper.params.{key}: the study {name!r} knows it with other "
-                            f"values{another}"
-                        ) from error
-        study.hold(attributes.BASE, values, changed(values))
-        study.hold(attributes.FLOOR, floor, changed(floor))
-        device = f"{device_name(self.device)}, {torch.get_num_threads()} threads"
-        bound = study.bound_objectives()
-        if bound and self.local:
-            study.hold(
-                attributes.DEVICE,
-                device,
-                lambda held: (
-                    f"this is {device}, and the study {name!r} was begun on {held}, whose {bound[0]} "
-                    f"is another figure; use hydra.sweeper.objectives=[accuracy,speedup]{another}"
-                ),
-            )
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
-
-
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings → dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sparselora.errors import UserError
 from sparselora.process import identity, is_dead
+from sparselora.search.front import pareto_front
 from sparselora.search.outcome import OBJECTIVES, Outcome, read_outcome
 from sparselora.search.references import agree
 from sparselora.search.storage import Storage
@@ -258,26 +258,8 @@ class SharedStudy:
 
     def front(self) -> list[FrozenTrial]:
         """The trials that none is better than in every objective, of those above the accuracy floor."""
-        floor = self.accuracy_floor()
-        able = [
-            trial
-            for trial in self.counted()
-            if trial.state is COMPLETE
-            and (floor is None or trial.user_attrs.get("accuracy", floor) >= floor)
-        ]
-        signs = [-1 if one is StudyDirection.MAXIMIZE else 1 for one in self.study.directions]
-        costs = [
-            tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
-            for trial in able
-        ]
-        return [
-            trial
-            for trial, cost in zip(able, costs, strict=True)
-            if not any(
-                other != cost and all(x <= y for x, y in zip(other, cost, strict=True))
-                for other in costs
-            )
-        ]
+        complete = [trial for trial in self.counted() if trial.state is COMPLETE]
+        return pareto_front(complete, self.study.directions, self.accuracy_floor())
 
     def _constrain(self, trial: Trial, outcome: Outcome) -> None:
         accuracy = outcome.attributes.get("accuracy")

@@ -1,0 +1,89 @@
+"""What all trials of a study share: another task, another floor, another device is another study."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna.distributions import check_distribution_compatibility
+
+from sparselora.errors import UserError
+from sparselora.schema import RunConfig
+from sparselora.search.space import Space
+from sparselora.search.study import BASE, DEVICE, FLOOR, SharedStudy
+
+
+def check_study(
+    study: SharedStudy,
+    space: Space,
+    base: RunConfig,
+    settings: Mapping[str, Any],
+    device: str | None,
+) -> None:
+    """Leave in a new study what it is of, and hold a known one to it. Under the storage's lock.
+
+    Args:
+        study: before anything in it is changed.
+        space: that trials are to be drawn from.
+        base: the run without what a search draws.
+        settings: the fields of `SearchConfig`.
+        device: that trials will run on; None where only they can tell.
+
+    Raises:
+        UserError: names the first that is another.
+    """
+    _check_choices(study, space)
+    values = {key: value for key, value in flattened(base.to_dict()).items() if key != "tags"}
+    floor = {f"hydra.sweeper.{key}": settings[key] for key in ("min_accuracy", "max_drop")}
+    for name, now in ((BASE, values), (FLOOR, floor)):
+        study.hold(name, now, _first_change(study, now))
+    bound = study.bound_objectives()
+    if bound and device is not None:
+        study.hold(
+            DEVICE,
+            device,
+            lambda held: (
+                f"this is {device}, and the study {study.plan.name!r} was begun on {held}, whose "
+                f"{bound[0]} is another figure; use hydra.sweeper.objectives=[accuracy,speedup]"
+                f"{_ANOTHER}"
+            ),
+        )
+
+
+_ANOTHER = "; give another hydra.sweeper.study_name"
+
+
+def _check_choices(study: SharedStudy, space: Space) -> None:
+    for trial in study.trials:
+        for key in space.distributions.keys() & trial.distributions.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[key], space.distributions[key])
+            except ValueError as error:
+                raise UserError(
+                    f"hydra.sweeper.params.{key}: the study {study.plan.name!r} knows it with other "
+                    f"values{_ANOTHER}"
+                ) from error
+
+
+def _first_change(study: SharedStudy, now: Mapping[str, Any]) -> Callable[[Any], str]:
+    def message(held: Mapping[str, Any]) -> str:
+        for key in sorted({*held, *now}):
+            if held.get(key) != now.get(key):
+                was = f"the study {study.plan.name!r} was begun with {_shown(held.get(key))}"
+                return f"{key}={_shown(now.get(key))}: {was}{_ANOTHER}"
+        return ""
+
+    return message
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings → dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
