@@ -72,7 +72,7 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConf
     sweeper = base.hydra.sweeper
     hydra_lines = [item for item in fixed if _hydra(item)]
     if sweeper._target_ == SEARCH:
-        return _search_jobs(sweeper, tasks, hydra_lines)
+        return _search_jobs(sweeper, base.hydra.launcher._target_, tasks, hydra_lines)
     if sweeper._target_ != _BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
         direction = OmegaConf.select(sweeper, "direction")
@@ -91,7 +91,7 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConf
 
 
 def _search_jobs(
-    sweeper: DictConfig, tasks: list[str], hydra_lines: list[str]
+    sweeper: DictConfig, launcher: str, tasks: list[str], hydra_lines: list[str]
 ) -> list[tuple[list[str], RunConfig]]:
     from sparselora.search.check import check_search
     from sparselora.search.space import remembered
@@ -101,7 +101,7 @@ def _search_jobs(
         run = _parsed(overrides, _compose([*hydra_lines, *overrides]))
         return run, check_shape(run, user_keys(overrides))
 
-    return [(job, check(job)[0]) for job in check_search(sweeper, tasks, check)]
+    return [(job, check(job)[0]) for job in check_search(sweeper, launcher, tasks, check)]
 
 
 def _parsed(overrides: Sequence[str], config: DictConfig) -> RunConfig:

@@ -14,12 +14,13 @@ from sparselora.sparse.config import check_at_least
 
 
 def check_search(
-    settings: Mapping[str, Any], arguments: Sequence[str], check: Check
+    settings: Mapping[str, Any], launcher: str, arguments: Sequence[str], check: Check
 ) -> list[list[str]]:
     """Everything that can be told without the study.
 
     Args:
         settings: the fields of `SearchConfig`.
+        launcher: `_target_` of Hydra's launcher.
         arguments: the command's overrides, Hydra's own left out.
         check: see `Check`.
 
@@ -43,6 +44,16 @@ def check_search(
         value = settings[key]
         if value is not None and not 0.0 <= value <= 1.0:
             raise UserError(f"hydra.sweeper.{key}={value}: from 0 to 1 is allowed")
+    if settings["n_jobs"] > 1 and launcher.endswith(".BasicLauncher"):
+        raise UserError(
+            f"hydra.sweeper.n_jobs={settings['n_jobs']}: without effect, since Hydra's basic launcher "
+            "runs one job at a time; add hydra/launcher=parallel, or leave it out"
+        )
+    if settings["n_jobs"] == 1 and launcher.endswith(".JoblibLauncher"):
+        raise UserError(
+            "hydra/launcher=parallel: without effect with hydra.sweeper.n_jobs=1; raise that to the "
+            "number of jobs at once"
+        )
     if settings["follow_up"] and not {"dense", "optimized"} <= set(settings["named"]):
         raise UserError("hydra.sweeper.follow_up=true: needs dense and optimized among the named")
     space = Space.parse(settings["params"] or {}, arguments)
