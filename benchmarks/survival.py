@@ -5,8 +5,7 @@
 
 The model is tiny and untrained; the task function, the sweeper and the storage are the real ones. In the
 end there must be exactly N finished trials, each with its record and its values, none lost, none doubled,
-nothing left running, no job folder written twice, and the very settings that a search draws that was
-never killed. Ends with exit code 1 where one of these does not hold. Needs `os.fork`.
+nothing left running, no job folder written twice, and the very course of a search that was never killed. Ends with exit code 1 where one of these does not hold. Needs `os.fork`.
 """
 
 import argparse
@@ -173,14 +172,17 @@ def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
-def settings(trials: list[FrozenTrial]) -> list[list[str]]:
-    """The overrides of drawn trials, in order."""
+def course(trials: list[FrozenTrial]) -> list[tuple[Any, list[float] | None]]:
+    """What was run and what it gave, trial by trial."""
     return [
-        trial.user_attrs["overrides"] for trial in trials if study.NAMED not in trial.user_attrs
+        (trial.user_attrs.get(study.NAMED) or trial.user_attrs.get("overrides"), trial.values)
+        for trial in trials
     ]
 
 
-def problems(folder: Path, seen: dict[str, str], undisturbed: list[list[str]]) -> list[str]:
+def problems(
+    folder: Path, seen: dict[str, str], undisturbed: list[tuple[Any, list[float] | None]]
+) -> list[str]:
     """What does not hold at the end."""
     found = []
     trials = trials_of(folder)
@@ -206,9 +208,9 @@ def problems(folder: Path, seen: dict[str, str], undisturbed: list[list[str]]) -
     changed = [path for path, digest in seen.items() if records.get(path) != digest]
     if changed:
         found.append(f"written twice: {changed}")
-    for killed, calm in zip_longest(settings(trials), undisturbed):
+    for killed, calm in zip_longest(course(trials), undisturbed):
         if killed != calm:
-            found.append(f"drawn {killed}, in a search that was never killed {calm}")
+            found.append(f"{killed} is, in a search that was never killed, {calm}")
             break
     return found
 
@@ -232,7 +234,7 @@ def main() -> int:
         if command(calm, overrides()):
             print((calm / "output.log").read_text()[-2000:])
             return 1
-        undisturbed = settings(trials_of(calm))
+        undisturbed = course(trials_of(calm))
         seen: dict[str, str] = {}
         done = 0
         for title, moment in list(MOMENTS.items())[:: max(1, len(MOMENTS) // kills)][:kills]:
