@@ -5,7 +5,8 @@
 
 The model is tiny and untrained; the task function, the sweeper and the storage are the real ones. In the
 end there must be exactly N finished trials, each with its record and its values, none lost, none doubled,
-nothing left running, no job folder written twice, and the very course of a search that was never killed. Ends with exit code 1 where one of these does not hold. Needs `os.fork`.
+nothing left running, no job folder written twice, and the very course of a search that was never killed.
+Ends with exit code 1 where one of these does not hold. Needs `os.fork`.
 """
 
 import argparse

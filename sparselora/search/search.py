@@ -152,10 +152,10 @@ class Search:
     def _drawn(self, trial: Trial) -> Job | None:
         """The trial's job; None where another trial has answered it."""
         name = trial.user_attrs.get(attributes.NAMED)
-        draw = self.space.draw
-        overrides = (
-            draw(trial, self._check) if name is None else self.space.named(name, self._check)
-        )
+        if name is None:
+            overrides = self.space.draw(trial, self._check, self.study.reseed)
+        else:
+            overrides = self.space.named(name, self._check)
         run, sparsities = self._check(overrides)
         folder = self._job_folder(trial.number)
         label = describe(run, sparsities, name, user_keys(overrides))

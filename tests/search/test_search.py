@@ -83,6 +83,26 @@ def test_ctrl_c_loses_nothing_but_the_run_and_the_same_command_goes_on(
         assert [one.user_attrs[name] for one in found] == [one.user_attrs[name] for one in expected]
 
 
+def test_a_search_stopped_between_two_draws_of_a_trial_draws_what_it_would_have(
+    invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The rest had been drawn with the random numbers of the first: a killed search drew other settings.
+    rest = ["hydra.sweeper.named=[]", "hydra.sweeper.n_trials=2"]
+    straight = invoke(*searching, *rest, "hydra.sweeper.study_name=straight")
+    original = optuna.trial.Trial.suggest_categorical
+
+    def interrupted(self: optuna.trial.Trial, *arguments: Any) -> Any:
+        original(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.trial.Trial, "suggest_categorical", interrupted)
+        assert invoke(*searching, *rest).code == 130
+    assert invoke(*searching, *rest).code == 0
+    expected = trials(straight.folder, "straight")
+    assert [one.params for one in trials(straight.folder)] == [one.params for one in expected]
+
+
 def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
