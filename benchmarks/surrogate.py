@@ -91,8 +91,10 @@ def search(sampler: str, seed: int, trials: int) -> float:
     points = []
     while (trial := study.ask()) is not None:
         name = trial.user_attrs.get(NAMED)
-        overrides = space.draw(trial, check) if name is None else space.named(name, check)
-        points.append(surrogate(*check(overrides)))
+        setting = (
+            space.draw(trial, check, study.reseed) if name is None else space.named(name, check)
+        )
+        points.append(surrogate(*check(setting)))
         study.tell(trial.number, Outcome(list(points[-1]), None, {"accuracy": points[-1][0]}))
     return hypervolume(points)
 
