@@ -141,6 +141,10 @@ class Search:
                     self.progress.told(self.study.trials[trial.number])
                     self._stop_on_failures()
                     continue
+                except BaseException:  # Ctrl-C between two draws
+                    for number in (trial.number, *(one.number for one in jobs)):
+                        self.study.release(number)
+                    raise
                 if job is not None:
                     jobs.append(job)
                 elif self.duplicates_in_a_row >= self.settings["max_duplicates"]:
