@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
-from sparselora.config import check_model
+from sparselora.config import check_model, parse_config
 from sparselora.data import LabelledData, load_data
 from sparselora.errors import UserError
 from sparselora.schema import RunConfig
@@ -15,6 +16,13 @@ def user_keys(overrides: Sequence[str]) -> frozenset[str]:
     """The dotted keys and groups that overrides set."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return frozenset(override.key_or_group for override in parsed)
+
+
+def parse_job(config: DictConfig, overrides: Sequence[str]) -> RunConfig:
+    """A job's merged config, Hydra's part among it, → checked values; see `parse_config`."""
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    return parse_config(config, user_keys(overrides))
 
 
 def load_run_data(run: RunConfig) -> LabelledData:

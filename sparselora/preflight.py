@@ -14,8 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparselora.checks import check_shape, load_run_data, user_keys
-from sparselora.config import parse_config
+from sparselora.checks import check_shape, load_run_data, parse_job, user_keys
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
 from sparselora.paths import CONF
@@ -68,7 +67,7 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConf
     _make_output_folder(base, multirun)
     tasks = _tasks(overrides)
     if not multirun:
-        return [(tasks, _parsed(tasks, base))]
+        return [(tasks, parse_job(base, tasks))]
     sweeper = base.hydra.sweeper
     hydra_lines = [item for item in fixed if _hydra(item)]
     if sweeper._target_ == SEARCH:
@@ -82,11 +81,11 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConf
                 "values, so [maximize,minimize] (accuracy, ms/step) is allowed"
             )
         unswept = _tasks(fixed)
-        return [(unswept, _parsed(unswept, base))]
+        return [(unswept, parse_job(base, unswept))]
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
     return [
-        (job, _parsed(job, _compose([*hydra_lines, *job]))) for batch in batches for job in batch
+        (job, parse_job(_compose([*hydra_lines, *job]), job)) for batch in batches for job in batch
     ]
 
 
@@ -98,16 +97,10 @@ def _search_jobs(
 
     @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        run = _parsed(overrides, _compose([*hydra_lines, *overrides]))
+        run = parse_job(_compose([*hydra_lines, *overrides]), overrides)
         return run, check_shape(run, user_keys(overrides))
 
     return [(job, check(job)[0]) for job in check_search(sweeper, launcher, tasks, check)]
-
-
-def _parsed(overrides: Sequence[str], config: DictConfig) -> RunConfig:
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    return parse_config(config, user_keys(overrides))
 
 
 def _tasks(overrides: Sequence[str]) -> list[str]:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
-from sparselora.checks import check_shape, user_keys
-from sparselora.config import parse_config
+from sparselora.checks import check_shape, parse_job, user_keys
 from sparselora.device import choose_device, use_threads
 from sparselora.errors import TrainingError, UserError
 from sparselora.labels import describe, shapes_sparsity
@@ -261,11 +260,8 @@ class Search:
 
     def _compose_and_check(self, overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
         config = self.loader.load_sweep_config(self.config, list(overrides))
-        OmegaConf.set_struct(config, False)
-        config.pop("hydra")
-        keys = user_keys(overrides)
-        run = parse_config(config, keys)
-        return run, check_shape(run, keys)
+        run = parse_job(config, overrides)
+        return run, check_shape(run, user_keys(overrides))
 
     def _plan(self) -> Plan:
         settings = self.settings
