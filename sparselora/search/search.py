@@ -44,6 +44,7 @@ SHOWN_OF_A_DUPLICATE = (
     "speedup_low",
     "speedup_high",
     "mean_sparsity",
+    "seeds",
 )
 
 
