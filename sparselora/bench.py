@@ -42,12 +42,13 @@ def task(config: DictConfig) -> float:
     from sparselora.config import is_dense
     from sparselora.device import choose_device, use_threads
     from sparselora.dimensions import kept_of
+    from sparselora.files import write_atomically
     from sparselora.labels import describe
     from sparselora.lock import DeviceLock
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer
     from sparselora.provenance import provenance
-    from sparselora.record import BENCH_NAME, write_atomically
+    from sparselora.record import BENCH_NAME
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
     from sparselora.train import autocast

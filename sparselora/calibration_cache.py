@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparselora import __version__
 from sparselora.allocation import LEVELS
 from sparselora.assets import cache_folder
-from sparselora.record import write_atomically
+from sparselora.files import write_atomically
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.calibration import Calibration, calibrate, from_tensors, to_tensors
 from sparselora.sparse.config import SparsityConfig

@@ -7,9 +7,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from sparselora.errors import UserError
+from sparselora.files import write_atomically
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -103,24 +101,6 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
     # NaN and infinities are not JSON, and would be made-up numbers: null.
     text = json.dumps(_finite(content), indent=1, allow_nan=False)
     write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(temporary)`, then put the file in place of `path`: whole, or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; a record is as readable as any file the user makes.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def now() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from sparselora.record import write_atomically
+from sparselora.files import write_atomically
 from sparselora.schema import RunConfig
 
 REFERENCE_NAME = "dense_reference.json"

@@ -15,7 +15,8 @@ from peft import PeftModel
 
 from sparselora.checkpoint import adapter_state, load_adapter_state
 from sparselora.errors import UserError
-from sparselora.record import RECORD_NAME, read_record, write_atomically
+from sparselora.files import write_atomically
+from sparselora.record import RECORD_NAME, read_record
 from sparselora.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.train import Stepper

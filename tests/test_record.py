@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from sparselora.errors import UserError
-from sparselora.record import RunRecord, write_atomically
+from sparselora.files import write_atomically
+from sparselora.record import RunRecord
 
 
 @dataclass

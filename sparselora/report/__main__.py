@@ -1,6 +1,7 @@
 """`python -m sparselora.report`: what runs left → tables, plots, a page, and what to use."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from tqdm import tqdm
 
 from sparselora.errors import UserError
 from sparselora.report.load import load_records
-from sparselora.report.settings import compare
+from sparselora.report.pictures import Painter
+from sparselora.report.settings import Comparison, compare
 from sparselora.report.study import importances, is_url, load_study
 from sparselora.report.terminal import print_comparison, print_problems, print_titles
 from sparselora.report.usable import problems
@@ -73,46 +75,55 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     if len(urls) > 1:
         raise UserError(f"{urls[1]}: one study at a time")
     drop = None if options.recommend is None else _max_drop(options.recommend)
-    records = load_records(*folders)
-    study = load_study(urls[0], options.study, records) if urls else None
-    if records.empty and study is None:
-        raise UserError(f"{', '.join(folders)}: no record.json in it or below; run something first")
-    comparisons = compare(records)
-    if drop is not None:
+    with contextlib.ExitStack() as stack:
+        writes = drop is None and not options.no_files
+        painter = stack.enter_context(Painter()) if writes else None
+        records = load_records(*folders)
+        study = load_study(urls[0], options.study, records) if urls else None
+        if records.empty and study is None:
+            place = ", ".join(folders)
+            raise UserError(f"{place}: no record.json in it or below; run something first")
+        comparisons = compare(records)
+        if drop is not None:
+            return _recommend(comparisons, drop, console)
+        unusable = problems(records)
+        if len(records):
+            counts = records["status"].fillna("no status").value_counts()
+            print_problems(unusable, counts, console)
+        print_titles(comparisons, console)
         for comparison in comparisons:
-            found = recommend(comparison, drop)
-            console.print(comparison.title, style="bold", markup=False)
-            if found.row is None:
-                console.print(f"None: {found.reason}.", markup=False)
-            else:
-                console.print(describe(found.row), markup=False)
-                again = found.row["command"] or "its record does not hold the overrides"
-                console.print(again, markup=False, soft_wrap=True)
-        if not comparisons:
-            raise UserError("no completed run with an accuracy to recommend from")
-        return 0
-    unusable = problems(records)
-    if len(records):
-        counts = records["status"].fillna("no status").value_counts()
-        print_problems(unusable, counts, console)
-    print_titles(comparisons, console)
-    for comparison in comparisons:
-        print_comparison(comparison, console)
-    if study is not None:
-        _print_study(study, console)
-    if options.no_files:
-        return 0
-    from sparselora.report.write import write_report
+            print_comparison(comparison, console)
+        if study is not None:
+            _print_study(study, console)
+        if painter is None:
+            return 0
+        from sparselora.report.write import write_report
 
-    shares = importances(urls[0], options.study) if urls else None
-    with tqdm(desc="report", unit="file", leave=False) as bar:
+        shares = importances(urls[0], options.study) if urls else None
+        out: Path = options.out
+        bar = stack.enter_context(tqdm(desc="report", unit="file", leave=False))
 
         def on_file(name: str) -> None:
             bar.set_postfix_str(name)
             bar.update()
 
-        write_report(options.out, comparisons, records, unusable, sources, study, shares, on_file)
-    console.print(f"Page, tables and plots: {options.out / 'report.html'}", markup=False)
+        write_report(out, painter, comparisons, records, unusable, sources, study, shares, on_file)
+    console.print(f"Page, tables and plots: {out / 'report.html'}", markup=False)
+    return 0
+
+
+def _recommend(comparisons: Sequence[Comparison], drop: float, console: Console) -> int:
+    if not comparisons:
+        raise UserError("no completed run with an accuracy to recommend from")
+    for comparison in comparisons:
+        found = recommend(comparison, drop)
+        console.print(comparison.title, style="bold", markup=False)
+        if found.row is None:
+            console.print(f"None: {found.reason}.", markup=False)
+        else:
+            console.print(describe(found.row), markup=False)
+            again = found.row["command"] or "its record does not hold the overrides"
+            console.print(again, markup=False, soft_wrap=True)
     return 0
 
 

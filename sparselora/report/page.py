@@ -18,8 +18,9 @@ import vl_convert
 from markupsafe import Markup
 
 from sparselora.assets import cache_folder
-from sparselora.record import write_atomically
+from sparselora.files import write_atomically
 from sparselora.report import plots
+from sparselora.report.pictures import LANGUAGE
 from sparselora.report.settings import Comparison
 from sparselora.report.table import CUDA_NOTE
 from sparselora.report.verdict import headline
@@ -44,12 +45,12 @@ _COLUMNS: dict[str, tuple[str, str, str]] = {
 
 
 def page(
-    comparisons: Sequence[tuple[Comparison, Mapping[str, plots.Drawn]]],
+    comparisons: Sequence[tuple[Comparison, Mapping[str, plots.Spec]]],
     records: pd.DataFrame,
     problems: pd.DataFrame,
     sources: Sequence[str],
     study: pd.DataFrame | None = None,
-    importances: dict[str, dict[str, float]] | None = None,
+    importance: plots.Spec | None = None,
 ) -> str:
     """The page, as text.
 
@@ -58,15 +59,14 @@ def page(
         records: all that were loaded, `problems` those among them that cannot be used.
         sources: where they were loaded from.
         study: trials of a study, as `load_study` gives them.
-        importances: of its parameters, by objective.
+        importance: chart of its parameters' importance.
     """
     sections = [_section(*each, index) for index, each in enumerate(comparisons)]
     charts = {key: chart for section in sections for key, chart in section["charts"].items()}
     importance_title = ""
-    if importances:
-        drawn = plots.importance(importances)
-        importance_title = str(drawn.title)
-        charts["importance"] = _spec(drawn)
+    if importance is not None:
+        importance_title = importance["title"]
+        charts["importance"] = _on_page(importance)
     settings = {
         f"{index}:{row['setting']}": {
             "command": row["command"] or "unknown: the record does not hold its overrides",
@@ -99,7 +99,7 @@ def page(
     )
 
 
-def _section(comparison: Comparison, made: Mapping[str, plots.Drawn], index: int) -> dict[str, Any]:
+def _section(comparison: Comparison, made: Mapping[str, plots.Spec], index: int) -> dict[str, Any]:
     table = comparison.table
     best = table["accuracy"].max()
     return {
@@ -109,8 +109,8 @@ def _section(comparison: Comparison, made: Mapping[str, plots.Drawn], index: int
         "shared": json.dumps(comparison.shared, indent=1),
         "reference_ms": comparison.reference_ms,
         "rows": [_table_row(row, best) for row in table.to_dict("records")],
-        "charts": {f"{name}-{index}": _spec(chart) for name, chart in made.items()},
-        "figures": [(f"{name}-{index}", str(chart.title)) for name, chart in made.items()],
+        "charts": {f"{name}-{index}": _on_page(chart) for name, chart in made.items()},
+        "figures": [(f"{name}-{index}", chart["title"]) for name, chart in made.items()],
     }
 
 
@@ -143,11 +143,9 @@ def _interval(low: Any, high: Any, form: str) -> str | None:
     return None if pd.isna(low) or pd.isna(high) else form.format(low, high)
 
 
-def _spec(chart: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict(validate=False)
-    del spec["title"]  # the page sets it as a heading, which a narrow screen can break
-    spec["width"] = "container"
-    return spec
+def _on_page(chart: plots.Spec) -> plots.Spec:
+    # The page sets the title as a heading, which a narrow screen can break.
+    return {key: value for key, value in chart.items() if key != "title"} | {"width": "container"}
 
 
 def _cells(frame: pd.DataFrame) -> dict[str, Any]:
@@ -185,12 +183,12 @@ def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
 @functools.cache
 def vega() -> str:
     """The charts' JavaScript; making it takes two seconds, so it is kept in the user's cache folder."""
-    version = f"{metadata.version('vl-convert-python')}-{plots.LANGUAGE}"
+    version = f"{metadata.version('vl-convert-python')}-{LANGUAGE}"
     path = cache_folder() / f"vega-{version}.js"
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8")
     # A script ends at the first `</script`, wherever it stands.
-    bundle = str(vl_convert.javascript_bundle(vl_version=plots.LANGUAGE))  # type: ignore[call-arg]
+    bundle = str(vl_convert.javascript_bundle(vl_version=LANGUAGE))  # type: ignore[call-arg]
     code = bundle.replace("</script", "<\\/script")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,9 @@ PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#D55E00", "#999999", "#F0E442"),
 )
-LANGUAGE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
-"""The version of Vega-Lite that the charts are written in, as vl-convert names it."""
 Drawn = alt.LayerChart | alt.FacetChart
+Spec = dict[str, Any]
+"""A chart in Vega-Lite."""
 MAX_CURVES = 8
 """Settings in one plot of curves: as many as there are colours."""
 MAX_ROWS = 60
@@ -30,10 +30,12 @@ _MS = "ms per optimizer step (drift-corrected)"
 _ACCURACY = "validation accuracy, %"
 
 
-def charts(comparison: Comparison) -> dict[str, Drawn]:
+def charts(comparison: Comparison) -> dict[str, Spec]:
     """Name → chart, of those for which the runs hold the data."""
     made = {name: draw(comparison) for name, draw in _CHARTS.items()}
-    return {name: chart for name, chart in made.items() if chart is not None}
+    return {
+        name: chart.to_dict(validate=False) for name, chart in made.items() if chart is not None
+    }
 
 
 def accuracy_by_time(comparison: Comparison) -> Drawn | None:
@@ -79,15 +81,17 @@ def accuracy_by_time(comparison: Comparison) -> Drawn | None:
     )
     moves = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
     return alt.layer(
-        stock.encode(x="x:Q", tooltip=alt.value("stock PEFT LoRA")),
-        front.encode(x=x, y=y, order="ms_per_step:Q"),
-        base.mark_rule(opacity=0.6).encode(x="ms_low:Q", x2="ms_high:Q", y=y, color=kind),
+        stock.encode(x=alt.X("x:Q"), tooltip=alt.value("stock PEFT LoRA")),
+        front.encode(x=x, y=y, order=alt.Order("ms_per_step:Q")),
+        base.mark_rule(opacity=0.6).encode(
+            x=alt.X("ms_low:Q"), x2=alt.X2("ms_high:Q"), y=y, color=kind
+        ),
         base.transform_filter("isValid(datum.accuracy_low)")
         .mark_rule(opacity=0.6)
-        .encode(x=x, y="accuracy_low:Q", y2="accuracy_high:Q", color=kind),
+        .encode(x=x, y=alt.Y("accuracy_low:Q"), y2=alt.Y2("accuracy_high:Q"), color=kind),
         points.add_params(moves),
         base.mark_text(align="left", dx=9, dy=-9, fontWeight="bold").encode(
-            x=x, y=y, text="named:N"
+            x=x, y=y, text=alt.Text("named:N")
         ),
     ).properties(
         width=620, height=380, title="Accuracy against time; bars: 95 %; dashed: stock LoRA"
@@ -112,7 +116,10 @@ def speedup_by_bound(comparison: Comparison) -> Drawn | None:
             x=x,
             y=y,
             color=alt.Color("estimator:N").scale(range=list(PALETTE)),
-            tooltip=["setting:N", alt.Tooltip("efficiency:Q", format=".0%", title="of the bound")],
+            tooltip=[
+                alt.Tooltip("setting:N"),
+                alt.Tooltip("efficiency:Q", format=".0%", title="of the bound"),
+            ],
         ),
     ).properties(width=620, height=300, title="How near the bound (the dashed diagonal)")
 
@@ -121,7 +128,8 @@ def sparsity_by_layer(comparison: Comparison) -> Drawn | None:
     """Realised sparsity of each layer, a row a setting."""
     rows = []
     names = comparison.table.set_index("config")["setting"]
-    for run in comparison.runs.drop_duplicates("setting", keep="last").to_dict("records"):
+    last = comparison.runs[["setting", "layers"]].drop_duplicates("setting", keep="last")
+    for run in last.to_dict("records"):
         for index, layer in enumerate(_dicts(run["layers"])):
             realised = layer.get("realised_sparsity")
             rows.append({"setting": names[run["setting"]], "layer": index, "sparsity": realised})
@@ -207,7 +215,8 @@ def loss_by_step(comparison: Comparison) -> Drawn | None:
 def _curves(comparison: Comparison, value: str, title: str) -> Drawn | None:
     curves, switches = [], []
     names = comparison.table.set_index("config")["setting"]
-    first = comparison.runs.sort_values("seed").drop_duplicates("setting")
+    first = comparison.runs[["setting", "seed", "folder", "evaluations"]]
+    first = first.sort_values("seed").drop_duplicates("setting")
     order = {key: index for index, key in enumerate(comparison.table["config"])}
     for run in sorted(first.to_dict("records"), key=lambda row: order[row["setting"]])[:MAX_CURVES]:
         steps = _read_metrics(Path(run["folder"]))
@@ -243,12 +252,22 @@ def _curves(comparison: Comparison, value: str, title: str) -> Drawn | None:
             x=x,
             y=alt.Y(f"{value}:Q", title=title).scale(zero=False),
             color=color,
-            tooltip=["setting:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".4f")],
+            tooltip=[
+                alt.Tooltip("setting:N"),
+                alt.Tooltip("step:Q"),
+                alt.Tooltip(f"{value}:Q", format=".4f"),
+            ],
         )
     )
     marks = alt.Chart(pd.DataFrame(switches, columns=["setting", "step", "to"]))
     rules = marks.mark_rule(strokeDash=[3, 3], opacity=0.7).encode(
-        x=x, color=color, tooltip=["setting:N", "step:Q", alt.Tooltip("to:N", title="from here")]
+        x=x,
+        color=color,
+        tooltip=[
+            alt.Tooltip("setting:N"),
+            alt.Tooltip("step:Q"),
+            alt.Tooltip("to:N", title="from here"),
+        ],
     )
     return alt.layer(rules, lines).properties(
         width=620, height=280, title="By step, one seed; dashed: sparsity goes on or off"
@@ -269,31 +288,38 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def importance(importances: dict[str, dict[str, float]]) -> alt.Chart:
+def importance(importances: dict[str, dict[str, float]]) -> Spec:
     """Objective → parameter → share, as `optuna.importance` gives it."""
     rows = [
         {"objective": objective, "parameter": name, "importance": share}
         for objective, shares in importances.items()
         for name, share in shares.items()
     ]
-    return (
+    chart = (
         alt.Chart(pd.DataFrame(rows))
         .mark_bar()
         .encode(
             x=alt.X("importance:Q", title="share of the variation that it explains"),
             y=alt.Y("parameter:N", title=None, sort="-x"),
-            yOffset="objective:N",
+            yOffset=alt.YOffset("objective:N"),
             color=alt.Color("objective:N").scale(range=list(PALETTE)),
-            tooltip=["objective:N", "parameter:N", alt.Tooltip("importance:Q", format=".2f")],
+            tooltip=[
+                alt.Tooltip("objective:N"),
+                alt.Tooltip("parameter:N"),
+                alt.Tooltip("importance:Q", format=".2f"),
+            ],
         )
         .properties(width=620, title="What the objectives depend on (fANOVA)")
     )
+    drawn: Spec = chart.to_dict(validate=False)
+    return drawn
 
 
 def _percent(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return table.assign(**{name: table[name].astype("float64") * 100 for name in columns})
 
 
+# Channels are spelled out (`alt.X("x:Q")`, not "x:Q"): Altair guesses a bare text's class slowly.
 # A point a setting: Altair's own limit of 5,000 rows guards notebooks, not files.
 alt.data_transformers.disable_max_rows()
 _CHARTS: dict[str, Callable[[Comparison], Any]] = {

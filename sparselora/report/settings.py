@@ -5,6 +5,7 @@ budgets, or times of two devices, are never ranked together.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -173,7 +174,8 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
 
 def _answers(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
     folders = [Path(str(folder)) for folder in runs["folder"]]
-    with ThreadPoolExecutor() as pool:  # reading and decoding let other threads run
+    # Reading and decoding let other threads run; more of them than cores only wait for each other.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(load_answers, folders))
     keys = zip(runs["setting"].astype(str), runs["seed"].astype(int), strict=True)
     return {key: each for key, each in zip(keys, found, strict=True) if each is not None}

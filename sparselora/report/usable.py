@@ -32,7 +32,8 @@ def problems(records: pd.DataFrame) -> pd.DataFrame:
     repeated = ordered.duplicated(["pairing", "setting", "where"], keep="last")
     replaced = set(ordered.index[repeated])
     rows = []
-    for index, row in zip(records.index, records.to_dict("records"), strict=True):
+    looked_at = records[["folder", "status", "error", "accuracy", "schema_version"]]
+    for index, row in zip(records.index, looked_at.to_dict("records"), strict=True):
         older, status = row["schema_version"], _or(row["status"], "no status")
         if status != COMPLETED:
             problem = status if pd.isna(row["error"]) else f"{status}: {row['error']}"

@@ -1,19 +1,17 @@
 """A report's files in one folder: tables in five formats, plots, `evaluation.md`, the page."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import vl_convert
 
-from sparselora.record import write_atomically
+from sparselora.files import write_atomically
 from sparselora.report import plots
 from sparselora.report.escape import one_line, plain_markdown
 from sparselora.report.evaluation import NAMED, evaluation
 from sparselora.report.page import page
+from sparselora.report.pictures import Painter
 from sparselora.report.settings import Comparison
 from sparselora.report.terminal import COLUMNS, readable
 from sparselora.report.verdict import headline
@@ -26,6 +24,7 @@ _TEXTS = (
 
 def write_report(
     folder: Path,
+    painter: Painter,
     comparisons: Sequence[Comparison],
     records: pd.DataFrame,
     problems: pd.DataFrame,
@@ -37,15 +36,27 @@ def write_report(
     """Write every file whole, or not at all; what an earlier report left there is replaced.
 
     Args:
+        painter: of the plots; not used before.
         on_file: told of each table before it is made, of each picture after.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or a plot cannot be painted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings_frame(comparisons)
     charts = [plots.charts(comparison) for comparison in comparisons]
     drawn = list(zip(comparisons, charts, strict=True))
+    by_importance = plots.importance(importances) if importances else None
+    pictures: dict[str, plots.Spec] = {
+        name if index == 0 else f"{name}-{index}": chart
+        for index, of_one in enumerate(charts)
+        for name, chart in of_one.items()
+    }
+    if by_importance is not None:
+        pictures["importance"] = by_importance
+    _remove_older(folder)
+    (folder / "plots").mkdir(exist_ok=True)
+    painter.begin(folder / "plots", pictures)
+    settings = settings_frame(comparisons)
     runs = records.drop(columns=["pairing"]).map(
         lambda value: str(value) if isinstance(value, list | dict) else value
     )
@@ -55,32 +66,20 @@ def write_report(
         "settings.tex": lambda: "\n".join(latex(each) for each in comparisons),
         "runs.csv": lambda: runs.to_csv(index=False),
         "problems.csv": lambda: problems.to_csv(index=False),
-        "report.html": lambda: page(drawn, records, problems, sources, study, importances),
+        "report.html": lambda: page(drawn, records, problems, sources, study, by_importance),
     }
     if study is not None:
         texts["study.csv"] = lambda: study.to_csv(index=False)
     named = max(comparisons, key=_named_settings, default=None)
     if named is not None and _named_settings(named):
         texts["evaluation.md"] = lambda: evaluation(named)
-    _remove_older(folder)
     for name, make in texts.items():
         on_file(name)
         write_atomically(folder / name, _writer(make()))
     on_file("settings.parquet")
     write_atomically(folder / "settings.parquet", lambda path: settings.to_parquet(path))
-    pictures: dict[str, Any] = {
-        name if index == 0 else f"{name}-{index}": chart
-        for index, of_one in enumerate(charts)
-        for name, chart in of_one.items()
-    }
-    if importances:
-        pictures["importance"] = plots.importance(importances)
-    (folder / "plots").mkdir(exist_ok=True)
-    with ThreadPoolExecutor() as pool:  # laying out and painting let other threads run
-        for name in pool.map(
-            partial(_save, folder / "plots"), *zip(*pictures.items(), strict=True)
-        ):
-            on_file(name)
+    for name in painter.painted():
+        on_file(name)
 
 
 def _named_settings(comparison: Comparison) -> int:
@@ -98,17 +97,6 @@ def _remove_older(folder: Path) -> None:
 
 def _writer(text: str) -> Callable[[Path], Any]:
     return lambda path: path.write_text(text, encoding="utf-8")
-
-
-def _save(folder: Path, name: str, chart: Any) -> str:
-    # White behind it: the file is legible on a dark page too.
-    spec = chart.configure(background="white").to_dict(validate=False)
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=plots.LANGUAGE)
-    write_atomically(folder / f"{name}.svg", _writer(svg))
-    # From the SVG: laying the chart out once more would take as long again.
-    png = vl_convert.svg_to_png(svg, scale=2.0)
-    write_atomically(folder / f"{name}.png", lambda path: path.write_bytes(png))
-    return name
 
 
 def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from sparselora import load_records
+from sparselora.report.pictures import Painter
 from sparselora.report.settings import compare
 from sparselora.report.usable import problems
 from sparselora.report.write import write_report
@@ -16,7 +17,8 @@ from tests.report.synthetic import named_settings, run
 
 def report(root: Path, out: Path) -> Path:
     records = load_records(root)
-    write_report(out, compare(records), records, problems(records), [str(root)])
+    with Painter() as painter:
+        write_report(out, painter, compare(records), records, problems(records), [str(root)])
     return out
 
 
