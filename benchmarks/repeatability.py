@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sparselora.report.statistics import pooled_ratio
+
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SETTINGS = ("dense", "original", "fallback", "optimized")
 
@@ -115,7 +117,11 @@ def spread(work: Path) -> str:
 
 
 def control(_: Path) -> str:
-    """The embedded model on batches of its data, one process: only the repeats differ."""
+    """The embedded model on batches of its data, one process: only the repeats differ.
+
+    On one thread: with two that share a core, a step waits for whatever delays either of them, and the
+    ratio of two steps scatters twice as much.
+    """
     import torch
     from hydra import compose, initialize_config_dir
     from transformers import set_seed
@@ -124,17 +130,19 @@ def control(_: Path) -> str:
     from sparselora.batches import tokenize, training_batches
     from sparselora.config import parse_config
     from sparselora.data import load_data
+    from sparselora.device import use_threads
     from sparselora.lock import DeviceLock
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer
     from sparselora.paths import CONF
 
     hydra_setup.install()
-    overrides = ["experiment=dense", "train.batch_size=8", "measure.min_rounds=30"]
-    overrides += ["measure.seconds=60", "measure.interval_width=0.02"]
+    overrides = ["experiment=dense", "train.batch_size=8", "train.threads=1"]
+    overrides += ["measure.min_rounds=30", "measure.seconds=70", "measure.interval_width=0.02"]
     with initialize_config_dir(str(CONF)):
         run = parse_config(compose("config", overrides))
     device = torch.device("cpu")
+    use_threads(run.train.threads)
     set_seed(1)
     data, tokenizer = load_data(run.data), load_tokenizer(run.model)
     model = load_model(run, data.label_names, tokenizer.pad_token_id)
@@ -159,37 +167,47 @@ def control(_: Path) -> str:
 
 
 def parallel(work: Path) -> str:
-    """The same four jobs at once, then one after the other."""
+    """The same four jobs at once, then one after the other, five times in turn.
+
+    What one process measures differs from what the next one does, by its memory's place and by what the
+    neighbours on the machine do; no interval of one process knows of that. So each way is repeated and
+    its repeats are pooled as a report pools a setting's runs.
+    """
     rows = Rows("parallel")
     # Batches of one length: the data's own have a ratio each, and their spread would be in the interval.
     common = ["bench.batch_size=16", "bench.seq_len=27", "train.threads=1"]
-    common += ["measure.min_rounds=50", "measure.seconds=100"]
-    for way in ("at once", "one by one"):
-        running = []
-        for name in SETTINGS:
-            folder = work / f"{way.replace(' ', '-')}-{name}"
-            running.append((name, folder, bench([f"experiment={name}", *common], folder)))
-            if way == "one by one":
-                running[-1][2].wait()
-        for name, folder, process in running:
-            content = finish(process, folder)
-            rows.add({"way": way, "experiment": name, **figures(content)})
+    common += ["measure.min_rounds=20", "measure.seconds=25"]
+    for repeat in range(5):
+        for way in ("at once", "one by one"):
+            running = []
+            for name in SETTINGS:
+                folder = work / f"{way.replace(' ', '-')}-{name}-{repeat}"
+                running.append((name, folder, bench([f"experiment={name}", *common], folder)))
+                if way == "one by one":
+                    running[-1][2].wait()
+            for name, folder, process in running:
+                content = finish(process, folder)
+                rows.add({"repeat": repeat, "way": way, "experiment": name, **figures(content)})
     lines = []
     for name in SETTINGS:
-        first, second = (row for row in rows.rows if row["experiment"] == name)
-        overlap = (
-            first["speedup_low"] <= second["speedup_high"]
-            and second["speedup_low"] <= first["speedup_high"]
+        at_once, alone = (
+            pooled([row for row in rows.rows if (row["experiment"], row["way"]) == (name, way)])
+            for way in ("at once", "one by one")
         )
-        half = max(
-            (row["speedup_high"] - row["speedup_low"]) / 2 / row["speedup"]
-            for row in (first, second)
-        )
+        overlap = at_once[1] <= alone[2] and alone[1] <= at_once[2]
+        half = max((high - low) / 2 / middle for middle, low, high in (at_once, alone))
         lines.append(
-            f"{name}: {first['speedup']:.3f} at once, {second['speedup']:.3f} alone, intervals "
+            f"{name}: {at_once[0]:.3f} ({at_once[1]:.3f} to {at_once[2]:.3f}) at once, {alone[0]:.3f} "
+            f"({alone[1]:.3f} to {alone[2]:.3f}) alone, intervals "
             f"{'overlap' if overlap else 'do not overlap'}, the wider ± {half:.2%}"
         )
     return "\n".join(lines)
+
+
+def pooled(rows: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """Repeats → geometric mean with its 95 % interval."""
+    names = ("speedup", "speedup_low", "speedup_high")
+    return pooled_ratio(*([row[name] for row in rows] for name in names))
 
 
 def main() -> None:
