@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def control(_: Path) -> str:
     """The embedded model on batches of its data, one process: only the repeats differ.
 
     On one thread: with two that share a core, a step waits for whatever delays either of them, and the
-    ratio of two steps scatters twice as much.
+    ratio of two steps scatters twice as much. The number of rounds is fixed: to stop once an interval is
+    narrow would pick those that are narrow by luck.
     """
     import torch
     from hydra import compose, initialize_config_dir
@@ -131,14 +133,13 @@ def control(_: Path) -> str:
     from sparselora.config import parse_config
     from sparselora.data import load_data
     from sparselora.device import use_threads
-    from sparselora.lock import DeviceLock
-    from sparselora.measure import measure
+    from sparselora.measure import AGAIN, STOCK, Arms
     from sparselora.model import load_model, load_tokenizer
     from sparselora.paths import CONF
+    from sparselora.timing import Budget, interleave, paired_ratio
 
     hydra_setup.install()
     overrides = ["experiment=dense", "train.batch_size=8", "train.threads=1"]
-    overrides += ["measure.min_rounds=30", "measure.seconds=70", "measure.interval_width=0.02"]
     with initialize_config_dir(str(CONF)):
         run = parse_config(compose("config", overrides))
     device = torch.device("cpu")
@@ -148,18 +149,33 @@ def control(_: Path) -> str:
     model = load_model(run, data.label_names, tokenizer.pad_token_id)
     split = tokenize(tokenizer, data.splits["train"], run.data.max_length)
     endless = training_batches(tokenizer, split, run.train.batch_size, seed=1)
+    budget = Budget(min_rounds=110, max_rounds=110, seconds=600, width=0.0)
     rows = Rows("control")
     for repeat in range(40):
+        arms = Arms(model, None, run.train, device)
         batches = [next(endless) for _ in range(run.measure.batches)]
+
+        def step(name: str, number: int, arms: Any = arms, batches: Any = batches) -> Any:
+            return arms.step(name, [batches[number % len(batches)]])
+
         began = time.perf_counter()
-        timing = measure(
-            model, None, batches, run.train, run.measure, device, DeviceLock(device), seed=repeat
+        times = interleave(
+            {name: partial(step, name) for name in (STOCK, AGAIN)},
+            budget,
+            lambda _: 1.0,
+            seed=repeat,
         )
-        row = {"repeat": repeat, "rounds": timing["rounds"]}
-        row |= {name: round(timing[name], 4) for name in ("aa_speedup", "aa_low", "aa_high")}
-        row["half_width"] = round((timing["aa_high"] - timing["aa_low"]) / 2, 4)
-        row["holds_one"] = timing["aa_low"] <= 1.0 <= timing["aa_high"]
-        row["seconds"] = round(time.perf_counter() - began, 1)
+        ratio = paired_ratio(times[STOCK], times[AGAIN])
+        row = {
+            "repeat": repeat,
+            "rounds": len(times[STOCK]),
+            "aa_speedup": round(ratio.median, 4),
+            "aa_low": round(ratio.low, 4),
+            "aa_high": round(ratio.high, 4),
+            "half_width": round((ratio.high - ratio.low) / 2, 4),
+            "holds_one": ratio.low <= 1.0 <= ratio.high,
+            "seconds": round(time.perf_counter() - began, 1),
+        }
         rows.add(row)
     held = sum(row["holds_one"] for row in rows.rows)
     widest = max(row["half_width"] for row in rows.rows)

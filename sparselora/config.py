@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparselora.effects import check_dense_effects, check_effects, without_effect
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
-from sparselora.schema import PROJECTIONS, RunConfig, TrainConfig
+from sparselora.schema import PROJECTIONS, TASKS, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
     for check, keys in _CHECKS:
         for key in keys:
             check(key, OmegaConf.select(config, key))
+    check_choice("task.name", run.task.name, TASKS)
+    _check_templates(run)
     for projection in run.lora.projections:
         check_choice("lora.projections", projection, PROJECTIONS)
     if not run.lora.projections:
@@ -91,9 +93,10 @@ def check_model(
     )
     if all_named and "ffn_sparsity" in user_keys:
         raise without_effect(run, "ffn_sparsity", "every layer is named in layer_sparsity")
-    if is_dense(sparsities):
+    run.sparsity.attention_sparsities(shape.num_layers)
+    if is_dense(run, sparsities):
         check_dense_effects(run, user_keys)
-    elif all(
+    elif not run.sparsity.sparsifies_attention and all(
         kept_channels(sparsity, shape.intermediate_size) == shape.intermediate_size
         for sparsity in sparsities
     ):
@@ -120,18 +123,33 @@ def _check_seeds(run: RunConfig, user_keys: Collection[str]) -> None:
         raise UserError(f"{shown}: whole numbers from 0 to 2^32 − 1 are allowed")
 
 
+def _check_templates(run: RunConfig) -> None:
+    if run.task.name != "causal_lm":
+        if run.tokens == "context":
+            raise UserError(
+                f"tokens=context: task={run.task.name} has no output tokens; all is allowed"
+            )
+        return
+    for name in ("prompt_template", "completion_template"):
+        if getattr(run.data, name) is None:
+            raise UserError(
+                f"data.{name}=null: task=causal_lm needs one; columns of the data stand in braces, "
+                f"as in '{{{run.data.text_column}}}'"
+            )
+
+
 def _with_rank() -> str:
     return " or ".join(name for name, kind in ESTIMATORS.items() if kind.has_rank)
 
 
-def is_dense(sparsities: Collection[float]) -> bool:
-    """Whether a run with these layer sparsities is plain LoRA."""
-    return not any(sparsities)
+def is_dense(run: RunConfig, sparsities: Collection[float]) -> bool:
+    """Whether a run with these sparsities of its FFN blocks is plain LoRA."""
+    return not any(sparsities) and not run.sparsity.sparsifies_attention
 
 
 def check_sparse_steps(run: RunConfig, total_steps: int) -> None:
     """Raise a `UserError` where a run that is not plain LoRA would have no sparse step."""
-    plain = run.ffn_sparsity == 0.0 and is_dense(run.layer_sparsity.values())
+    plain = run.ffn_sparsity == 0.0 and is_dense(run, run.layer_sparsity.values())
     phases = run.phases(total_steps)
     if not plain and not any(phases.share(step) == 1.0 for step in range(1, total_steps + 1)):
         finish = f" with sparse_cooldown_ratio={run.sparse_cooldown_ratio:g}"
@@ -220,6 +238,7 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
             "lora.r",
             "measure.eval_batch_size",
             "measure.eval_every",
+            "measure.eval_rows",
             "bench.batch_size",
             "measure.batches",
             "train.batch_size",

@@ -5,15 +5,49 @@ from typing import Any
 
 from torch import nn
 
-from sparselora.flops import ModelDimensions
+from sparselora.flops import AttentionKept, ModelDimensions
 from sparselora.schedule import kept_channels
+from sparselora.sparse.attention_channels import HeadShape
 from sparselora.sparse.blocks import get_architecture, get_backbone, get_model_shape
+from sparselora.sparse.config import SparsityConfig
 
 
 def kept_of(model: nn.Module, sparsities: Sequence[float]) -> list[int]:
     """Channels computed in each layer of `model` at these sparsities; f where it is dense."""
     f = get_model_shape(get_backbone(model).config).intermediate_size
     return [kept_channels(sparsity, f) for sparsity in sparsities]
+
+
+def attention_kept_of(
+    model: nn.Module, config: SparsityConfig
+) -> list[AttentionKept | None] | None:
+    """What is computed of each layer's attention maps; None where all are whole."""
+    if not config.sparsifies_attention:
+        return None
+    sizes = model_dimensions(model)
+    shape = HeadShape(
+        sizes.num_key_value_heads,
+        sizes.num_attention_heads // sizes.num_key_value_heads,
+        sizes.head_dim,
+        get_architecture(get_backbone(model).config).rotary,
+        config.attention_scope == "per_head",
+    )
+    keys = shape.key_value_heads * shape.head_dim
+    rows = (keys * shape.groups, keys, keys)
+    d = sizes.hidden_size
+    estimate = 0
+    if config.kind.full_map:
+        estimate = sum(2 * d * each for each in rows)
+    elif config.kind.has_rank and config.svd_rank is not None:
+        ranks = [min(config.svd_rank, d, each) for each in rows]
+        estimate = sum(2 * r * (d + each) for r, each in zip(ranks, rows, strict=True))
+    found: list[AttentionKept | None] = []
+    for qk, vo in config.attention_sparsities(sizes.num_layers):
+        key, value = shape.kept(qk, pairs=True), shape.kept(vo, pairs=False)
+        groups = shape.groups
+        kept = AttentionKept(key * groups, key, value, value * groups, estimate)
+        found.append(kept if qk or vo else None)
+    return found
 
 
 def model_dimensions(model: nn.Module) -> ModelDimensions:

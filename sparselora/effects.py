@@ -23,7 +23,17 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
     kind, name = run.sparsity.kind, run.estimator.name
     scores = kind.uses_tokens
     lowrank, calibrates = run.compensation.name == "lowrank", run.sparsity.needs_calibration
+    completes = run.task.name == "causal_lm"
     rules = (
+        (not completes, _PROMPTS, f"task={run.task.name} has no prompts"),
+        (not completes, ["tokens"], f"task={run.task.name} has no output tokens"),
+        (run.tokens == "all", ["sink_tokens"], "tokens is all"),
+        (
+            not run.sparsity.sparsifies_attention,
+            ["attention_scope"],
+            "qk_sparsity and vo_sparsity are 0",
+        ),
+        (completes, _LABELS, "task=causal_lm takes what its templates name"),
         (not scores, ["estimator.tokens"], f"estimator={name} looks at no token"),
         (not scores, ["estimator.weighted"], f"estimator={name} scores no activations of a batch"),
         (kind.fixed, ["estimator.every"], f"estimator={name} chooses once"),
@@ -62,6 +72,8 @@ def without_effect(run: RunConfig, key: str, since: str) -> WithoutEffectError:
 
 _SPARSE = (
     "svd_rank",
+    "tokens",
+    "sink_tokens",
     "sparse_warmup_ratio",
     "sparse_rampup_ratio",
     "sparse_cooldown_ratio",
@@ -73,6 +85,8 @@ _SPARSE = (
     "compensation.rank",
     "calibration.batches",
 )
+_PROMPTS = ["data.prompt_template", "data.completion_template", "task.chat_template"]
+_LABELS = [f"data.{name}" for name in ("text_column", "pair_column", "label_column", "labels")]
 _HUB_ONLY = [
     f"data.{name}"
     for name in ("train_split", "validation_split", "test_split", "config_name", "revision")

@@ -1,22 +1,46 @@
-"""Dense evaluation of one split: logits, and the metrics they give."""
+"""Dense evaluation of one split: what the model says of each row, and the metrics that gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import f1_score
-from torch import nn
+from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit, evaluation_batches
 from sparselora.data import Split
 from sparselora.lock import DeviceLock
 
 
+class Evaluation(Protocol):
+    """What a model made of one split, in the order of its rows."""
+
+    def metrics(self) -> dict[str, float]:
+        """`accuracy`, `loss`, and what else the task has."""
+        ...
+
+    def predictions(self, split: Split, split_name: str, step: int) -> pd.DataFrame:
+        """A row an example: what paired statistics need."""
+        ...
+
+
+class Reader(Protocol):
+    """Collects what a model says over the batches of one split."""
+
+    def read(self, model: nn.Module, indices: list[int], batch: dict[str, Tensor]) -> None:
+        """One batch of rows `indices`, on the model's device."""
+        ...
+
+    def result(self, split: TokenizedSplit) -> Evaluation:
+        """Of all rows, in order."""
+        ...
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class Classified:
     """Logits of one split, (n, classes), float32, in the order of its rows, and its labels, (n,)."""
 
     logits: np.ndarray
@@ -40,7 +64,7 @@ class Evaluation:
         }
 
     def predictions(self, split: Split, split_name: str, step: int) -> pd.DataFrame:
-        """A row an example: what paired statistics need."""
+        """A row an example, with its logits."""
         return pd.DataFrame(
             {
                 "split": split_name,
@@ -53,9 +77,30 @@ class Evaluation:
         )
 
 
+@dataclass
+class ClassReader:
+    """Reads a classifier's logits."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+
+    def read(self, model: nn.Module, indices: list[int], batch: dict[str, Tensor]) -> None:
+        """One batch of rows `indices`, on the model's device."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        self.rows.append(model(**inputs).logits.float())
+        self.order.extend(indices)
+
+    def result(self, split: TokenizedSplit) -> Classified:
+        """Of all rows, in order."""
+        logits = torch.empty(len(split), self.rows[0].shape[1])
+        logits[torch.tensor(self.order)] = torch.cat(self.rows).cpu()
+        return Classified(logits.numpy(), np.asarray(split.labels, dtype=np.int64))
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
+    reader: Reader,
     tokenizer: Any,
     split: TokenizedSplit,
     batch_size: int,
@@ -66,22 +111,18 @@ def evaluate(
     """Every row of `split` once, without sparsity; the model's mode is as before afterwards.
 
     Args:
+        reader: a new one, of the task.
         context: makes the context that a forward pass runs in, such as autocast.
         lock: held shared for each batch.
     """
     was_training = model.training
     model.eval()
-    rows: list[torch.Tensor] = []
-    order: list[int] = []
     try:
         for indices, batch in evaluation_batches(tokenizer, split, batch_size):
-            batch.pop("labels")
             with lock.shared(), context():
-                output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-            rows.append(output.logits.float())
-            order.extend(indices)
+                reader.read(
+                    model, indices, {name: tensor.to(device) for name, tensor in batch.items()}
+                )
     finally:
         model.train(was_training)
-    logits = torch.empty(len(split), rows[0].shape[1])
-    logits[torch.tensor(order)] = torch.cat(rows).cpu()
-    return Evaluation(logits.numpy(), np.asarray(split.labels, dtype=np.int64))
+    return reader.result(split)

@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from sparselora import summary
 from sparselora.allocation import LEVELS
-from sparselora.batches import tokenize, training_batches
+from sparselora.batches import training_batches
 from sparselora.calibration_cache import fit
 from sparselora.checkpoint import (
     ADAPTER_FOLDER,
@@ -37,6 +37,7 @@ from sparselora.schedule import Phases
 from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.patch import SparsityHandle, sparsify
+from sparselora.tasks import TASKS
 from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps
 from sparselora.training_state import CHECKPOINT_NAME, load_checkpoint, restore, save_checkpoint
 
@@ -96,7 +97,8 @@ class _FineTune:
         self.run, self.record, self.device, self.on_step = run, record, device, on_step
         self.on_round, self.study = on_round, study
         self.sparsities = sparsities
-        self.dense_run = is_dense(sparsities)
+        self.task = TASKS[run.task.name]
+        self.dense_run = is_dense(run, sparsities)
         self.trained = False
         self.keep_best = run.train.keep_checkpoints.name != "none" and not run.model.random_init
         self.keep_last = keep_last and self.keep_best
@@ -113,7 +115,7 @@ class _FineTune:
         self.tokenizer = load_tokenizer(run.model)
         self.data = data
         self.tokenized = {
-            name: tokenize(self.tokenizer, split, run.data.max_length)
+            name: self.task.tokenize(self.tokenizer, split, run)
             for name, split in data.splits.items()
         }
         self.record.content["data"] = summary.of_data(data, self.tokenized)
@@ -183,13 +185,15 @@ class _FineTune:
 
     def _train(self, plan: StepPlan, handle: SparsityHandle | None) -> None:
         run = self.run
-        stepper = Stepper(self.model, run.train, plan.total_steps, self.device)
+        stepper = Stepper(self.model, run.train, plan.total_steps, self.device, self.task.loss)
         done = (
             0 if run.train.resume is None else self._resume(Path(run.train.resume), stepper, handle)
         )
         batches = training_batches(
             self.tokenizer, self.tokenized["train"], run.train.batch_size, run.seed
         )
+        if run.measure.eval_first and not done:
+            self._validate(0, 0.0)
         taken = done * run.train.gradient_accumulation_steps
         batches = itertools.islice(batches, taken, None)
         for row in train_steps(stepper, handle, batches, plan, self.lock, done):
@@ -267,6 +271,7 @@ class _FineTune:
             self.lock,
             self.on_round,
             calibration=self.fitted.calibration,
+            loss=self.task.loss,
         )
         summary.add_bound(timing, self.model, run, self.kept, batches)
         return timing
@@ -299,6 +304,7 @@ class _FineTune:
     def _evaluate(self, name: str, step: int) -> dict[str, float]:
         evaluation = evaluate(
             self.model,
+            self.task.reader(self.tokenizer),
             self.tokenizer,
             self.tokenized[name],
             self.run.measure.eval_batch_size,

@@ -63,6 +63,20 @@ class StepFlops:
         return {**asdict(self), "total": self.total}
 
 
+@dataclass(frozen=True)
+class AttentionKept:
+    """What is computed of one layer's attention maps for a token that is not dense."""
+
+    query: int
+    """Rows; likewise the next two."""
+    key: int
+    value: int
+    output: int
+    """Columns."""
+    estimate_flops: int = 0
+    """Of the estimates of query, key and value for one token that is scored."""
+
+
 def step_flops(
     model: ModelDimensions,
     batch_size: int,
@@ -74,6 +88,9 @@ def step_flops(
     estimator_tokens: int | None = None,
     choices: float = 1.0,
     compensation_rank: int | None = None,
+    dense_tokens: int = 0,
+    head_positions: int | None = None,
+    attention: Sequence[AttentionKept | None] | None = None,
 ) -> StepFlops:
     """Count one forward and backward pass over (batch_size, length) positions.
 
@@ -86,6 +103,9 @@ def step_flops(
         choices: of channels in a step: 1, less where a choice is kept for several, 0 where it is
             fixed.
         compensation_rank: r of its map, 0 for `mean`, None without compensation.
+        dense_tokens: positions that every channel is computed for, whatever is kept for the others.
+        attention: what is kept of each layer's maps; None for a layer, or all, that are whole.
+        head_positions: that the head is applied to; None for what the model does by itself.
     """
     tokens = batch_size * length
     d, f = model.hidden_size, model.intermediate_size
@@ -104,11 +124,15 @@ def step_flops(
     # Gradients flow into a layer once an adapter lies below it.
     needs_gradient = False
     maps = 2 if model.gated else 1
-    for channels in kept:
+    sparse_tokens = tokens - dense_tokens
+    # All tokens are scored at once, those that stay dense with a weight of 0; a sample has none.
+    scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
+    for channels, maps_kept in zip(kept, attention or [None] * len(kept), strict=True):
         adapted = {name: name in projections for name in sizes}
         for name in ("query", "key", "value"):
             size_in, size_out = sizes[name]
-            product = 2 * tokens * size_in * size_out
+            rows = size_out if maps_kept is None else getattr(maps_kept, name)
+            product = 2 * size_in * (sparse_tokens * rows + dense_tokens * size_out)
             totals["query_key_value"] += product * (2 if needs_gradient else 1)
         # Scores Q Kᵀ and their product with V: 2·B·h·T²·head_dim each. Backward, each of dQ, dK
         # and dV is a product of that size, and so is the gradient of the attention weights, which
@@ -119,7 +143,8 @@ def step_flops(
         totals["attention"] += one * (2 + backward)
         output_needs = any(flows.values())
         size_in, size_out = sizes["output"]
-        product = 2 * tokens * size_in * size_out
+        columns = size_in if maps_kept is None else maps_kept.output
+        product = 2 * size_out * (sparse_tokens * columns + dense_tokens * size_in)
         totals["output_projection"] += product * (2 if output_needs else 1)
         if model.fused_attention and adapted["query"]:
             width = query_size + 2 * key_size
@@ -131,18 +156,22 @@ def step_flops(
         needs_gradient = needs_gradient or output_needs or adapted["output"]
         # The FFN: every map forward, and backward to its input, which is what is below it.
         directions = 2 if needs_gradient else 1
-        totals["ffn_lin1"] += directions * maps * 2 * tokens * d * channels
-        totals["ffn_lin2"] += directions * 2 * tokens * channels * d
+        computed = sparse_tokens * channels + dense_tokens * f
+        totals["ffn_lin1"] += directions * maps * 2 * d * computed
+        totals["ffn_lin2"] += directions * 2 * computed * d
+        if maps_kept is not None:
+            estimator += round(choices * scored * maps_kept.estimate_flops)
         if channels == f:
             continue
-        scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
         estimator += round(choices * maps * scored * estimate_flops)
         if compensation_rank is not None:
             # (x P) M forward, (dy Mᵀ) Pᵀ backward; and for each choice its shift and its M, from the
             # kept rows of lin2.
-            compensation += directions * 4 * tokens * d * compensation_rank
+            compensation += directions * 4 * sparse_tokens * d * compensation_rank
             compensation += round(choices * 2 * channels * d * (1 + compensation_rank))
-    head = _head(model, tokens if model.head_on_every_token else batch_size, needs_gradient)
+    if head_positions is None:
+        head_positions = tokens if model.head_on_every_token else batch_size
+    head = _head(model, head_positions, needs_gradient)
     return StepFlops(**totals, lora=lora, estimator=estimator, head=head, compensation=compensation)
 
 
@@ -167,11 +196,19 @@ def _head(model: ModelDimensions, rows: int, input_needs: bool) -> int:
     return total
 
 
-def gather_bytes(model: ModelDimensions, kept: Sequence[int], bytes_per_element: int) -> int:
+def gather_bytes(
+    model: ModelDimensions,
+    kept: Sequence[int],
+    bytes_per_element: int,
+    attention: Sequence[AttentionKept | None] | None = None,
+) -> int:
     """Bytes that the gathers of one step read and write: the kept rows of every map, once each."""
     maps = 3 if model.gated else 2
-    rows = sum(channels for channels in kept if channels < model.intermediate_size)
-    return 2 * maps * rows * model.hidden_size * bytes_per_element
+    rows = maps * sum(channels for channels in kept if channels < model.intermediate_size)
+    for each in attention or ():
+        if each is not None:
+            rows += each.query + each.key + each.value + each.output
+    return 2 * rows * model.hidden_size * bytes_per_element
 
 
 # The accounting of the study that the named settings come from: one FFN block, per token, a

@@ -9,6 +9,11 @@ if TYPE_CHECKING:
 _SHAPING = {
     "svd_rank",
     "ffn_sparsity",
+    "qk_sparsity",
+    "vo_sparsity",
+    "attention_scope",
+    "tokens",
+    "sink_tokens",
     "sparse_warmup_ratio",
     "sparse_rampup_ratio",
     "sparse_cooldown_ratio",
@@ -32,7 +37,7 @@ def describe(
     changed = [key for key in keys if shapes_sparsity(key)]
     if experiment is not None and not changed:
         return experiment
-    if not any(sparsities):
+    if not any(sparsities) and not run.sparsity.sparsifies_attention:
         return "dense"
     mean = sum(sparsities) / len(sparsities)
     rank = "" if run.svd_rank is None else f" rank {run.svd_rank}"
@@ -44,6 +49,16 @@ def describe(
     if run.sparse_rampup_ratio:
         dense.append(f"ramp {run.sparse_rampup_ratio:g}")
     finish = f", finish {run.sparse_cooldown_ratio:g}" if run.sparse_cooldown_ratio else ""
+    attention = {"qk": run.qk_sparsity, "vo": run.vo_sparsity}
+    for short, share in attention.items():
+        named = getattr(run, f"layer_{short}_sparsity")
+        if share or named:
+            compensation += f" {short} {share:g}{' by layer' if named else ''}"
+    if run.attention_scope != "per_head":
+        compensation += f" {run.attention_scope}"
+    if run.tokens != "all":
+        sinks = f" + {run.sink_tokens} sinks" if run.sink_tokens else ""
+        compensation += f" {run.tokens}{sinks}"
     start = f" start {' '.join(dense)}{finish}" if finish or len(dense) > 1 else ""
     for key in sorted(keys):
         group, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""A backbone with its LoRA adapter and classification head."""
+"""A backbone with its LoRA adapter and its task's head."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 
 from sparselora import assets
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import get_architecture
+from sparselora.tasks import TASKS
 
 if TYPE_CHECKING:
     from sparselora.schema import LoraSettings, ModelConfig, RunConfig
@@ -60,29 +61,31 @@ def load_tokenizer(model: "ModelConfig") -> Any:
 
 
 def load_model(run: "RunConfig", label_names: Sequence[str], pad_token_id: int) -> PeftModel:
-    """The backbone, frozen, with a fresh adapter on its attention and a fresh, trained head.
+    """The backbone, frozen, with a fresh adapter on its attention and, to classify, a fresh head.
 
     What is drawn at random (adapter, head, and the backbone under `model.random_init`) follows
     torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32.
     """
-    config = load_model_config(run.model, label_names)
+    task = TASKS[run.task.name]
+    config = load_model_config(run.model, label_names if task.trains_head else None)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad_token_id
     if run.model.random_init:
         try:
-            model = transformers.AutoModelForSequenceClassification.from_config(config)
+            model = task.auto_model.from_config(config)
         except ValueError as error:
             raise UserError(f"model.init_config: {_first_line(error)}") from error
     else:
         model = _load(
-            transformers.AutoModelForSequenceClassification,
+            task.auto_model,
             run.model,
             config=config,
             dtype=torch.float32,
         )
+    model.config.use_cache = False  # of keys and values, which only generation has a use for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by a name that is on its way out
-        adapted = get_peft_model(model, lora_config(run.lora, config))
+        adapted = get_peft_model(model, lora_config(run.lora, config, run.task.name))
     if run.train.precision.name == "bf16":
         for parameter in adapted.parameters():
             if not parameter.requires_grad:
@@ -90,8 +93,9 @@ def load_model(run: "RunConfig", label_names: Sequence[str], pad_token_id: int) 
     return adapted
 
 
-def lora_config(lora: "LoraSettings", config: Any) -> LoraConfig:
+def lora_config(lora: "LoraSettings", config: Any, task_name: str = "classification") -> LoraConfig:
     """PEFT's config for the attention projections that `lora.projections` names."""
+    task = TASKS[task_name]
     architecture = get_architecture(config)
     roles = dict(zip(("query", "key", "value", "output"), architecture.attention, strict=True))
     fused = {"query", "key", "value"}
@@ -101,12 +105,12 @@ def lora_config(lora: "LoraSettings", config: Any) -> LoraConfig:
             "so all three or none of them is allowed"
         )
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=task.peft_type,
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(dict.fromkeys(roles[name] for name in lora.projections)),
-        modules_to_save=list(architecture.head),
+        modules_to_save=list(architecture.head) if task.trains_head else None,
     )
 
 
@@ -117,6 +121,8 @@ def trained_parameters(model: nn.Module) -> int:
 
 def _load(kind: Any, model: "ModelConfig", **extra: Any) -> Any:
     path = assets.resolve(model.name_or_path)
+    if model.gguf_file is not None:
+        extra["gguf_file"] = model.gguf_file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -129,7 +135,7 @@ def _load(kind: Any, model: "ModelConfig", **extra: Any) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"model.name_or_path={model.name_or_path}: cannot be loaded ({_first_line(error)}); a "
-            "local folder, a hub name (with network) or asset:minilm is allowed"
+            "local folder, a hub name (with network), asset:minilm or asset:smollm2 is allowed"
         ) from error
 
 

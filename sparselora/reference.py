@@ -26,7 +26,7 @@ def reference_key(run: RunConfig, device: str, threads: int) -> str:
         name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
     }
     parts = {"device": device, "threads": threads, "model": content["model"]} | steps
-    parts |= {"data": content["data"], "lora": content["lora"]}
+    parts |= {"data": content["data"], "lora": content["lora"], "task": content["task"]}
     return json.dumps(parts, sort_keys=True)
 
 

@@ -14,7 +14,7 @@ from sparselora.errors import UserError
 MAX_SPARSITY = 0.99
 """No schedule asks for more: at least one channel in a hundred stays."""
 
-RULES = ("uniform", "ramp", "explicit", "calibrated")
+RULES = ("uniform", "ramp", "deeper", "explicit", "calibrated")
 
 
 def names_layer(pattern: str, layer_name: str) -> bool:
@@ -78,8 +78,9 @@ def layer_sparsities(
 
     `uniform`: `ffn_sparsity` wherever no pattern says otherwise. `explicit`: every layer is named.
     `ramp`: rises with depth, see `ramp`; layers that are named stay fixed and the others keep the
-    mean over all layers at exactly `ffn_sparsity`. `calibrated` keeps that mean too; until the
-    model's errors are measured, its free layers share it evenly.
+    mean over all layers at exactly `ffn_sparsity`. `deeper`: the first half of the layers, the
+    middle one of an odd number with it, is dense, and the others share that mean evenly. `calibrated`
+    keeps that mean too; until the model's errors are measured, its free layers share it evenly.
 
     Raises:
         UserError: a pattern names no layer, two name the same one, `explicit` leaves one out, or
@@ -95,11 +96,13 @@ def layer_sparsities(
         )
     if rule == "ramp":
         return ramp(num_layers, ffn_sparsity, fixed)
-    if rule == "calibrated":
-        free = num_layers - len(fixed)
+    if rule in ("calibrated", "deeper"):
+        first = (num_layers + 1) // 2 if rule == "deeper" and num_layers > 1 else 0
+        free = sum(index not in fixed for index in range(first, num_layers))
         room = ffn_sparsity * num_layers - sum(fixed.values())
         check_room(ffn_sparsity, room, free)
-        return [fixed.get(index, room / max(free, 1)) for index in range(num_layers)]
+        share = room / max(free, 1)
+        return [fixed.get(index, 0.0 if index < first else share) for index in range(num_layers)]
     return [fixed.get(index, ffn_sparsity) for index in range(num_layers)]
 
 

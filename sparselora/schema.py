@@ -14,6 +14,7 @@ from sparselora.sparse.config import SparsityConfig
 
 OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
 """Keys of `train` that do not change what a run comes to."""
+TASKS = ("classification", "causal_lm")
 PROJECTIONS = ("query", "key", "value", "output")
 
 
@@ -42,6 +43,14 @@ class Timing(Enum):
 
 
 @dataclass
+class TaskConfig:
+    name: str = MISSING
+    """classification: a head on the sentence; causal_lm: a decoder completes a prompt."""
+    chat_template: bool = True
+    """Of causal_lm: whether a prompt is put into the tokenizer's chat template, where it has one."""
+
+
+@dataclass
 class ModelConfig:
     name: str = MISSING
     """Short, for tables."""
@@ -54,6 +63,8 @@ class ModelConfig:
     init_config: dict[str, Any] = field(default_factory=dict)
     """With `random_init`: `model_type` and whatever differs from that architecture's defaults."""
     trust_remote_code: bool = False
+    gguf_file: str | None = None
+    """A file in llama.cpp's format in that folder or repository, in place of transformers' own files."""
 
 
 @dataclass
@@ -80,6 +91,10 @@ class DataConfig:
     test_fraction: float = 0.15
     max_length: int = 128
     """Tokens; longer texts are cut."""
+    prompt_template: str | None = None
+    """Of causal_lm: what the model is given, columns of the data in braces."""
+    completion_template: str | None = None
+    """Of causal_lm: what it should answer; the end-of-text token is added."""
 
 
 @dataclass
@@ -155,6 +170,10 @@ class MeasureConfig:
     eval_every: int | None = 104
     """Optimizer steps between evaluations on the validation split; null: only at the end."""
     eval_batch_size: int = 128
+    eval_rows: int | None = None
+    """Validation rows that evaluations look at: a fixed sample; null: all of them."""
+    eval_first: bool = False
+    """Evaluate before the first step too."""
     test: bool = False
     """Evaluate the best adapter on the test split too."""
     timing: Timing = Timing.after
@@ -165,7 +184,8 @@ class MeasureConfig:
     seconds: float = 30.0
     """Time after which no further round begins."""
     interval_width: float = 0.03
-    """Timing stops early when the speed-up's 95 % interval is this narrow, relative to it."""
+    """Timing stops early when the 95 % intervals of the speed-up and of the control, stock against
+    itself, are this narrow, relative to them."""
     batches: int = 16
     """Real batches that the rounds take in turn."""
 
@@ -180,6 +200,7 @@ class BenchConfig:
 
 @dataclass
 class RunConfig:
+    task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -194,6 +215,13 @@ class RunConfig:
     svd_rank: int | None = None
     ffn_sparsity: float = MISSING
     layer_sparsity: dict[str, float] = field(default_factory=dict)
+    qk_sparsity: float = 0.0
+    vo_sparsity: float = 0.0
+    layer_qk_sparsity: dict[str, float] = field(default_factory=dict)
+    layer_vo_sparsity: dict[str, float] = field(default_factory=dict)
+    attention_scope: str = "per_head"
+    tokens: str = "all"
+    sink_tokens: int = 0
     sparse_warmup_ratio: float = MISSING
     sparse_rampup_ratio: float = 0.0
     sparse_cooldown_ratio: float = 0.0
@@ -217,6 +245,13 @@ class RunConfig:
             estimator_every=self.estimator.every,
             compensation=self.compensation.name,
             compensation_rank=self.compensation.rank,
+            qk_sparsity=self.qk_sparsity,
+            vo_sparsity=self.vo_sparsity,
+            layer_qk_sparsity=dict(self.layer_qk_sparsity),
+            layer_vo_sparsity=dict(self.layer_vo_sparsity),
+            attention_scope=self.attention_scope,
+            tokens=self.tokens,
+            sink_tokens=self.sink_tokens,
             sparse_warmup_ratio=self.sparse_warmup_ratio,
             sparse_rampup_ratio=self.sparse_rampup_ratio,
             sparse_cooldown_ratio=self.sparse_cooldown_ratio,
@@ -244,7 +279,8 @@ class RunConfig:
 def register_schema() -> None:
     """Make the schema known to Hydra, as `schema` in the defaults list of `conf/config.yaml`."""
     node = OmegaConf.structured(RunConfig)
-    # The keys of these two are the user's own, so that `layer_sparsity={layer.0: 0.4}` needs no `+`.
-    for free in (node.layer_sparsity, node.model.init_config):
+    # The keys of these are the user's own, so that `layer_sparsity={layer.0: 0.4}` needs no `+`.
+    layers = (node.layer_sparsity, node.layer_qk_sparsity, node.layer_vo_sparsity)
+    for free in (*layers, node.model.init_config):
         OmegaConf.set_struct(free, False)
     ConfigStore.instance().store(name="schema", node=node, provider="sparselora", replace=True)

@@ -1,32 +1,40 @@
 """What a run's record says of its data, steps, sparsity and cost."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit
-from sparselora.data import LabelledData
-from sparselora.dimensions import model_dimensions
-from sparselora.flops import ModelDimensions, gather_bytes, step_flops, svd_estimate_flops
+from sparselora.data import LoadedData
+from sparselora.dimensions import attention_kept_of, model_dimensions
+from sparselora.flops import (
+    AttentionKept,
+    ModelDimensions,
+    gather_bytes,
+    step_flops,
+    svd_estimate_flops,
+)
 from sparselora.model import trained_parameters
 from sparselora.schedule import Phases
 from sparselora.schema import Precision, RunConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.timing import quantiles
-from sparselora.train import StepPlan, StepRow
+from sparselora.train import StepPlan, StepRow, head_positions, tokens_kept_dense
 
 
-def of_data(data: LabelledData, tokenized: Mapping[str, TokenizedSplit]) -> dict[str, Any]:
+def of_data(data: LoadedData, tokenized: Mapping[str, TokenizedSplit]) -> dict[str, Any]:
     """Sizes of the splits, the map of labels, and the accuracy of always saying the commonest."""
-    validation, lengths = tokenized["validation"].labels, tokenized["train"].lengths
+    lengths, validation = tokenized["train"].lengths, data.splits["validation"]
+    answers: Sequence[str | int] = validation.completions or validation.labels
     return {
         "rows": {name: len(split) for name, split in data.splits.items()},
         "groups": {name: len(set(split.groups)) for name, split in data.splits.items()},
         "dropped_rows": data.dropped_rows,
         "label_map": dict(enumerate(data.label_names)),
-        "majority_share": max(map(validation.count, set(validation))) / len(validation),
+        "majority_share": Counter(answers).most_common(1)[0][1] / len(answers),
         "mean_tokens": sum(lengths) / len(lengths),
     }
 
@@ -71,38 +79,60 @@ def of_sparsity(handle: SparsityHandle | None) -> dict[str, Any]:
     }
 
 
-def shapes_of(rows: Sequence[StepRow], passes: int) -> list[tuple[int, int]]:
-    """(batch, length) of a forward pass of each step; the passes of one step count as equal."""
-    return [(round(row.examples / passes), round(row.padded_tokens / row.examples)) for row in rows]
+class Shape(NamedTuple):
+    """Of one forward pass."""
+
+    batch: int
+    length: int
+    dense_tokens: int
+    """Positions that every channel is computed for in a sparse step too."""
+    head_positions: int
+    """Positions that the head is applied to; 0: what the model does by itself."""
+
+
+def shapes_of(rows: Sequence[StepRow], passes: int) -> list[Shape]:
+    """Of a forward pass of each step; the passes of one step count as equal."""
+    return [
+        Shape(
+            round(row.examples / passes),
+            round(row.padded_tokens / row.examples),
+            round(row.dense_tokens / passes),
+            round(row.head_positions / passes),
+        )
+        for row in rows
+    ]
 
 
 def of_flops(
     model: nn.Module,
     run: RunConfig,
     kept: Sequence[int],
-    shapes: Sequence[tuple[int, int]],
+    shapes: Sequence[Shape],
 ) -> dict[str, Any] | None:
     """FLOPs of a mean optimizer step, dense and in the sparse phase, by term, and the bound.
 
     Args:
         kept: channels computed in each layer in the sparse phase.
-        shapes: (batch, length) of forward passes, over which the mean is taken; None without any.
+        shapes: of forward passes, over which the mean is taken; None without any.
     """
     if not shapes:
         return None
     dimensions = model_dimensions(model)
+    attention = attention_kept_of(model, run.sparsity)
     full = [dimensions.intermediate_size] * dimensions.num_layers
     passes = run.train.gradient_accumulation_steps
     element = 2 if run.train.precision is Precision.bf16 else 4
     choices = 0.0 if run.sparsity.kind.fixed else 1.0 / run.estimator.every
     ranks = {"none": None, "mean": 0, "lowrank": run.compensation.rank}
 
-    def mean(channels: Sequence[int]) -> dict[str, int]:
+    def mean(
+        channels: Sequence[int], attention: Sequence[AttentionKept | None] | None
+    ) -> dict[str, int]:
         counts = [
             step_flops(
                 dimensions,
-                batch,
-                length,
+                shape.batch,
+                shape.length,
                 channels,
                 run.lora.projections,
                 run.lora.r,
@@ -110,20 +140,25 @@ def of_flops(
                 run.estimator.tokens,
                 choices,
                 ranks[run.compensation.name],
+                shape.dense_tokens,
+                shape.head_positions or None,
+                attention,
             ).to_dict()
-            for batch, length in shapes
+            for shape in shapes
         ]
         return {
             term: round(passes * sum(count[term] for count in counts) / len(counts))
             for term in counts[0]
         }
 
-    dense, sparse = mean(full), mean(kept)
+    dense, sparse = mean(full, None), mean(kept, attention)
+    is_sparse = list(kept) != full or attention is not None
+    gathered = gather_bytes(dimensions, kept, element, attention)
     return {
         "dense": dense,
-        "sparse": sparse if list(kept) != full else None,
-        "bound": dense["total"] / sparse["total"] if list(kept) != full else 1.0,
-        "gather_bytes": round(passes * choices * gather_bytes(dimensions, kept, element)),
+        "sparse": sparse if is_sparse else None,
+        "bound": dense["total"] / sparse["total"] if is_sparse else 1.0,
+        "gather_bytes": round(passes * choices * gathered),
     }
 
 
@@ -143,7 +178,11 @@ def add_bound(
     batches: Sequence[Mapping[str, Tensor]],
 ) -> dict[str, Any]:
     """Put `bound` and `efficiency` on the timed batches into `timing`; → their FLOPs."""
-    shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
+    shapes = []
+    for batch in batches:
+        rows, length = batch["input_ids"].shape
+        dense_tokens = tokens_kept_dense(batch, run.sparsity)
+        shapes.append(Shape(rows, length, dense_tokens, head_positions(batch)))
     flops = of_flops(model, run, kept, shapes)
     assert flops is not None
     own = timing["own_speedup"]

@@ -1,6 +1,6 @@
 """The training loop: a row for each optimizer step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ from transformers import get_linear_schedule_with_warmup
 from sparselora.errors import TrainingError
 from sparselora.lock import DeviceLock
 from sparselora.schedule import Phases
+from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle
+from sparselora.sparse.tokens import IGNORED, TokenSplit
 from sparselora.timing import StepTimer
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 READ_EVERY = 10
 """Steps between reads from a CUDA device: each read waits for it."""
+
+
+Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class StepRow:
     phase: str
     """dense or sparse."""
     loss: float
-    """Mean over the step's examples, before the update."""
+    """Mean over the step's examples, or the tokens of their completions, before the update."""
     learning_rate: float
     grad_norm: float
     """Before clipping."""
@@ -39,6 +44,10 @@ class StepRow:
     """Real ones; padding is not counted."""
     padded_tokens: int
     """Positions computed: real ones and padding."""
+    dense_tokens: int
+    """Of the positions, those that are computed densely in a sparse step too, by `tokens=context`."""
+    head_positions: int
+    """Positions that the head is applied to, where the labels say; 0 where the model does."""
     milliseconds: float
     """Forward, backward, clip, optimizer and scheduler; the batch was on the device already."""
 
@@ -95,12 +104,19 @@ class Stepper:
         train: batch, optimizer and precision settings.
         total_steps: of the learning-rate schedule.
         device: that the model is on.
+        loss: (model, batch) → its loss; None: as the model gives it.
     """
 
     def __init__(
-        self, model: nn.Module, train: "TrainConfig", total_steps: int, device: torch.device
+        self,
+        model: nn.Module,
+        train: "TrainConfig",
+        total_steps: int,
+        device: torch.device,
+        loss: Loss | None = None,
     ) -> None:
         self.model, self.train, self.device = model, train, device
+        self.loss = loss or _own_loss
         self.optimizer, self.scheduler = make_optimizer(model, train, total_steps)
         self.parameters = [
             parameter for group in self.optimizer.param_groups for parameter in group["params"]
@@ -108,14 +124,14 @@ class Stepper:
 
     def step(self, micro_batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, StepTimer]:
         """One step over batches that are on the device: (loss, gradient norm, its timer)."""
-        examples = sum(len(batch["labels"]) for batch in micro_batches)
+        counts = [_losses(batch["labels"]) for batch in micro_batches]
         self.model.train()
         timer = StepTimer(self.device)
         timer.start()
         loss_sum: Tensor = torch.zeros((), device=self.device)
-        for batch in micro_batches:
+        for batch, count in zip(micro_batches, counts, strict=True):
             with autocast(self.train, self.device):
-                loss = self.model(**batch).loss * (len(batch["labels"]) / examples)
+                loss = self.loss(self.model, batch) * (count / sum(counts))
             loss.backward()
             loss_sum = loss_sum + loss.detach()
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
@@ -153,7 +169,9 @@ def train_steps(
     """
     device, train = stepper.device, stepper.train
     read_every = READ_EVERY if device.type == "cuda" else 1
-    pending: list[tuple[int, str, Tensor, float, Tensor, tuple[int, int, int], StepTimer]] = []
+    pending: list[
+        tuple[int, str, Tensor, float, Tensor, tuple[int, int, int, int, int], StepTimer]
+    ] = []
     for step in range(done + 1, plan.total_steps + 1):
         sparse = plan.phases.share(step) > 0.0
         if sparsity is not None:
@@ -169,7 +187,11 @@ def train_steps(
             )
             timer.wait()  # letting go with work still queued would let another job time beside it
         phase = "sparse" if sparse else "dense"
-        counts = (examples, tokens, padded)
+        dense_tokens = 0
+        if sparsity is not None:
+            dense_tokens = sum(tokens_kept_dense(batch, sparsity.config) for batch in micro_batches)
+        head = sum(map(head_positions, micro_batches))
+        counts = (examples, tokens, padded, dense_tokens, head)
         pending.append((step, phase, loss_sum, learning_rate, grad_norm, counts, timer))
         if len(pending) >= read_every or plan.pauses_after(step):
             for number, name, loss_sum, rate, norm, counts, stopped in pending:
@@ -183,6 +205,33 @@ def train_steps(
                     number, name, value, rate, float(norm), *counts, stopped.milliseconds()
                 )
             pending.clear()
+
+
+def tokens_kept_dense(batch: Mapping[str, Tensor], config: SparsityConfig) -> int:
+    """How many of a batch's positions every channel is computed for, in a sparse step."""
+    if config.tokens == "all":
+        return 0
+    labels = batch["labels"]
+    split = TokenSplit.of(labels, batch["attention_mask"], config.sink_tokens)
+    return labels.numel() - split.context
+
+
+def head_positions(batch: Mapping[str, Tensor]) -> int:
+    """How many positions of a batch say a labelled token in any row, times its rows."""
+    labels = batch["labels"]
+    if labels.dim() == 1:
+        return 0
+    return len(labels) * int((labels[:, 1:] != IGNORED).any(0).sum())
+
+
+def _own_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    loss: Tensor = model(**batch).loss
+    return loss
+
+
+def _losses(labels: Tensor) -> int | Tensor:
+    """How many losses a batch's mean is of: an example each, or a token of a completion each."""
+    return len(labels) if labels.dim() == 1 else (labels[:, 1:] != IGNORED).sum()
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

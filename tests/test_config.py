@@ -102,7 +102,8 @@ def test_one_layer_from_the_command_line() -> None:
 
 
 def test_dense_is_plain_lora() -> None:
-    assert is_dense(check_model(parsed("experiment=dense"), MINILM))
+    run = parsed("experiment=dense")
+    assert is_dense(run, check_model(run, MINILM))
 
 
 def test_effect_is_judged_on_what_the_user_set() -> None:

@@ -193,3 +193,48 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     assert len(load_data(config(path)).splits["train"]) > 50
     sentences(120).to_csv(path, index=False)
     assert sum(len(split) for split in load_data(config(path)).splits.values()) == 120
+
+
+def prompts_config(path: Path, prompt: str = "{line}?", answer: str = "{kind}") -> DataConfig:
+    return DataConfig(name="p", path=str(path), prompt_template=prompt, completion_template=answer)
+
+
+def test_templates_make_prompts_and_completions(tmp_path: Path) -> None:
+    path = tmp_path / "lines.csv"
+    frame = pd.DataFrame({"line": [f"line {n}" for n in range(40)], "kind": ["a", "b"] * 20})
+    frame.loc[3, "kind"] = None
+    frame.to_csv(path, index=False)
+    loaded = load_data(prompts_config(path, "Say {line} {{once}}:"), prompts=True)
+    assert loaded.dropped_rows == 1
+    assert loaded.label_names == []
+    train = loaded.splits["train"]
+    assert train.labels == []
+    assert train.completions is not None
+    assert all(
+        text == f"Say line {name.split(':')[1]} {{once}}:"
+        for text, name in zip(train.texts, train.example_ids, strict=True)
+    )
+    assert set(train.completions) == {"a", "b"}
+    sample = loaded.splits["train"].sample(5)
+    assert len(sample) == 5
+    assert sample.example_ids == loaded.splits["train"].sample(5).example_ids
+    assert set(sample.example_ids) < set(train.example_ids)
+    assert len(train.sample(10_000)) == len(train)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{missing}", "no such column"),
+        ("{", "column"),
+        ("{}", "column's name alone"),
+        ("{line.upper}", "column's name alone"),
+        ("{line:>9}", "column's name alone"),
+    ],
+)
+def test_a_wrong_template_names_its_key(tmp_path: Path, template: str, reason: str) -> None:
+    path = tmp_path / "lines.csv"
+    pd.DataFrame({"line": ["a", "b"], "kind": ["x", "y"]}).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"data.prompt_template") as raised:
+        load_data(prompts_config(path, template), prompts=True)
+    assert reason in str(raised.value)

@@ -13,12 +13,15 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from sparselora import SparsityConfig, sparsify
+from sparselora.completion import completion_loss
 from sparselora.lock import DeviceLock
 from sparselora.model import lora_config
 from sparselora.schedule import Phases
 from sparselora.schema import LoraSettings, TrainConfig
+from sparselora.sparse.tokens import IGNORED
 from sparselora.train import Stepper, StepPlan, train_steps
 from tests.conftest import Outcome, tiny_batch, tiny_model
+from tests.sparse.test_tokens import completions, tiny_decoder
 
 CPU = torch.device("cpu")
 
@@ -56,6 +59,25 @@ def test_accumulated_gradients_are_those_of_the_joined_batch() -> None:
         loss, norm, _ = stepper.step(micro_batches)
         after.append((loss, norm, [p.detach().clone() for p in stepper.parameters]))
     torch.testing.assert_close(after[0], after[1])
+
+
+def test_accumulated_completions_weigh_by_their_tokens() -> None:
+    """A mean of means over unlike numbers of completion tokens would be another loss."""
+    batch = completions()
+    halves = [
+        {name: value[part] for name, value in batch.items()} for part in (slice(1), slice(1, 4))
+    ]
+    labelled = [int((half["labels"] != IGNORED).sum()) for half in halves]
+    assert labelled[0] * 3 != labelled[1]
+    after = []
+    for micro_batches in ([batch], halves):
+        for loss_of in (None, completion_loss):
+            model = tiny_decoder("llama").double()
+            stepper = Stepper(model, TrainConfig(lr_warmup_ratio=0.0), 10, CPU, loss_of)
+            loss, norm, _ = stepper.step(micro_batches)
+            after.append((loss, norm, [p.detach().clone() for p in stepper.parameters]))
+    for other in after[1:]:
+        torch.testing.assert_close(after[0], other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_starts_from_no_gradient() -> None:

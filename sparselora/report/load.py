@@ -25,7 +25,7 @@ class Column:
     legend: str
 
 
-_ACCURACY = "share of lines answered correctly, 0 to 1"
+_ACCURACY = "share of lines answered correctly (causal_lm: completed to the letter), 0 to 1"
 _STEPS = "optimizer steps"
 _MS = "ms per optimizer step"
 _RATIO = "ratio"
@@ -41,6 +41,9 @@ COLUMNS: dict[str, Column] = {
     "label": Column("label", "string", "short name of the setting"),
     "overrides": Column("overrides", "object", "list of what was given on the command line"),
     "experiment": Column("experiment", "string", "named setting, where nothing of it was changed"),
+    "task": Column(
+        "config.task.name", "string", "classification or causal_lm; none before that was"
+    ),
     "model": Column("config.model.name", "string", ""),
     "data": Column("config.data.name", "string", ""),
     "schedule": Column("config.schedule.name", "string", ""),
@@ -48,11 +51,16 @@ COLUMNS: dict[str, Column] = {
     "compensation": Column("config.compensation.name", "string", ""),
     "svd_rank": Column("config.svd_rank", "Int64", "rank of the estimate"),
     "ffn_sparsity": Column("config.ffn_sparsity", "float64", "share of channels left out, 0 to 1"),
+    "qk_sparsity": Column("config.qk_sparsity", "float64", "of query and key, share left out"),
+    "vo_sparsity": Column("config.vo_sparsity", "float64", "of value and output, share left out"),
+    "tokens": Column("config.tokens", "string", "which are computed sparsely: all or context"),
     "sparse_warmup_ratio": Column("config.sparse_warmup_ratio", "float64", "share of the steps"),
     "seed": Column("config.seed", "Int64", ""),
     "accuracy": Column("metrics.validation.accuracy", "float64", _ACCURACY + ", at the end"),
-    "f1": Column("metrics.validation.f1", "float64", "0 to 1, at the end"),
-    "loss": Column("metrics.validation.loss", "float64", "nats per line, at the end"),
+    "f1": Column("metrics.validation.f1", "float64", "0 to 1, at the end; of a classifier"),
+    "loss": Column(
+        "metrics.validation.loss", "float64", "nats per line, or completion token, at the end"
+    ),
     "best_accuracy": Column("metrics.best_validation.accuracy", "float64", _ACCURACY + ", best"),
     "test_accuracy": Column("metrics.test.accuracy", "float64", _ACCURACY + ", on the test split"),
     "evaluations": Column("evaluations", "object", "list of evaluations: step and metrics"),
@@ -148,7 +156,9 @@ def pairing_key(record: dict[str, Any]) -> str | None:
     config = record.get("config")
     if not isinstance(config, dict):
         return None
-    parts = {key: config.get(key) for key in ("model", "data", "lora", "train", "seed")}
+    parts = {key: config.get(key) for key in ("task", "model", "data", "lora", "train", "seed")}
+    # Of another sample of the validation split an accuracy is another figure.
+    parts["eval_rows"] = _dig(config, "measure.eval_rows")
     return json.dumps(_settings_of(parts), sort_keys=True)
 
 
@@ -192,11 +202,11 @@ def _row(file: Path) -> dict[str, Any]:
 
 
 def flatten(value: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested keys joined by dots; `layer_sparsity` stays one entry."""
+    """Nested keys joined by dots; `layer_sparsity` and its like stay one entry."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}"
-        if isinstance(item, dict) and key != "layer_sparsity":
+        if isinstance(item, dict) and not key.startswith("layer_"):
             flat |= flatten(item, name)
         else:
             flat[name] = item

@@ -56,10 +56,12 @@ class Estimate:
 
 def load_answers(folder: Path) -> Answers | None:
     """From a run's `predictions.parquet`; None where there is none, or it cannot be read."""
-    columns = ["split", "step", "example_id", "group", "label", "logits"]
     try:
+        file = pq.ParquetFile(folder / PREDICTIONS_NAME)
+        # A classifier's logits; of completions, whether each is right.
+        said = ["correct"] if "correct" in file.schema_arrow.names else ["label", "logits"]
         # Threads of its own would only get in the way of the callers'.
-        table = pq.ParquetFile(folder / PREDICTIONS_NAME).read(columns, use_threads=False)
+        table = file.read(["split", "step", "example_id", "group", *said], use_threads=False)
         validation = pa.compute.equal(table["split"], "validation").to_numpy()
         steps = np.where(validation, table["step"].to_numpy(), -1)
         rows = np.flatnonzero(validation & (steps == steps.max(initial=-1)))
@@ -69,15 +71,23 @@ def load_answers(folder: Path) -> Answers | None:
             last = table.slice(rows[0], len(rows))
         else:
             last = table.take(rows)
-        logits = last["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        if not np.isfinite(logits).all():
+        correct = _correct(last)
+        if correct is None:
             return None
-        predicted = logits.reshape(len(last), -1).argmax(axis=1)
-        correct = predicted == last["label"].to_numpy()
         order, examples, groups = _lines(last["example_id"], last["group"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         return None
     return Answers(correct[order], examples, groups)
+
+
+def _correct(rows: pa.Table) -> np.ndarray | None:
+    if "correct" in rows.column_names:
+        return rows["correct"].to_numpy().astype(bool)
+    logits = rows["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if not np.isfinite(logits).all():
+        return None
+    predicted: np.ndarray = logits.reshape(len(rows), -1).argmax(axis=1)
+    return predicted == rows["label"].to_numpy()
 
 
 _KNOWN_LINES: dict[int, tuple[Any, Any, tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}

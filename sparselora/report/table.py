@@ -158,6 +158,11 @@ def _cell(value: Any, form: str) -> str:
     return "–" if pd.isna(value) else escape(form.format(value))
 
 
+def _others(metrics: dict[str, Any]) -> str:
+    names = {"f1": "F1", "loss": "loss"}
+    return ", ".join(f"{names[name]} {metrics[name]:.4f}" for name in names if name in metrics)
+
+
 def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     """What one finished run gave."""
     metrics, times = content["metrics"], content["step_time_ms"]
@@ -167,15 +172,20 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     final, best = metrics["validation"], metrics["best_validation"]
+    completes = content["config"]["task"]["name"] == "causal_lm"
+    kind = "exact match" if completes else "accuracy"
+    first = content["evaluations"][0]
     table.add_row(
-        "validation accuracy",
-        f"{final['accuracy']:.4f} (F1 {final['f1']:.4f}, loss {final['loss']:.4f}) at the end; "
-        f"best {best['accuracy']:.4f} at step {best['step']}; "
-        f"always the commonest label {content['data']['majority_share']:.4f}",
+        f"validation {kind}",
+        f"{final['accuracy']:.4f} ({_others(final)}) at the end; "
+        + (f"before training {first['accuracy']:.4f}; " if first["step"] == 0 else "")
+        + f"best {best['accuracy']:.4f} at step {best['step']}; "
+        f"always the commonest {'answer' if completes else 'label'} "
+        f"{content['data']['majority_share']:.4f}",
     )
     if metrics["test"]:
         test = metrics["test"]
-        table.add_row("test accuracy", f"{test['accuracy']:.4f} (F1 {test['f1']:.4f})")
+        table.add_row(f"test {kind}", f"{test['accuracy']:.4f} ({_others(test)})")
     for phase, of_phase in times.items():
         if of_phase["steps"]:
             table.add_row(

@@ -5,7 +5,7 @@ that it replaces is swapped for one of a subclass that shares its state, so that
 `isinstance` see what they saw before.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
@@ -14,14 +14,13 @@ from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.dropout import FastDropout
 from sparselora.sparse.lora import FastLoraLinear
+from sparselora.sparse.stand_in import sharing
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
     LoraLinear: FastLoraLinear,
     nn.Dropout: FastDropout,
 }
 """Class of a module → what stands in for it. Subclasses of theirs are left alone."""
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Acceleration:
@@ -35,7 +34,7 @@ class Acceleration:
                 kind = STAND_INS.get(type(child))
                 if kind is not None:
                     self._swapped.append((parent, name, child))
-                    parent._modules[name] = _sharing(child, kind)
+                    parent._modules[name] = sharing(child, kind)
         # None where it was another's to set, and so is another's to set back.
         self._config = backbone.config if backbone.config._attn_implementation == "sdpa" else None
         if self._config is not None:
@@ -59,9 +58,3 @@ def accelerate(model: nn.Module) -> Acceleration:
         UserError: not a transformers model.
     """
     return Acceleration(model)
-
-
-def _sharing(original: nn.Module, kind: type[Module]) -> Module:
-    stand_in = kind.__new__(kind)
-    object.__setattr__(stand_in, "__dict__", original.__dict__)
-    return stand_in

@@ -20,6 +20,8 @@ class Architecture:
     three times."""
     head: tuple[str, ...]
     """Modules of the classification head that train, below the model."""
+    called: str = ""
+    """What is called with the batch and its mask, below the backbone; the backbone itself where empty."""
     gate: str | None = None
     """The gate's linear map, where there is one; that of `lin1` again where one map holds both, the
     gate's rows first."""
@@ -31,6 +33,8 @@ class Architecture:
     """Name of the config's attribute that holds f; where that is None, f is 4 · hidden_size."""
     head_on_every_token: bool = False
     """Whether the head is applied before one token is picked, as decoders do."""
+    rotary: bool = False
+    """Whether position turns channels i and i + head_dim / 2 of query and key into each other."""
 
     @property
     def fused_attention(self) -> bool:
@@ -67,6 +71,7 @@ _LLAMA = Architecture(
     ),
     head=("score",),
     head_on_every_token=True,
+    rotary=True,
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
@@ -121,6 +126,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             inner_dropout="mlp.drop",
             attention=("attn.Wqkv", "attn.Wqkv", "attn.Wqkv", "attn.Wo"),
             head=("head", "classifier"),
+            rotary=True,
         ),
         "mpnet": replace(
             _BERT,
@@ -133,6 +139,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "opt": Architecture(
             layers="decoder.layers",
+            called="decoder",  # its language model passes the backbone by
             lin1="fc1",
             activation="activation_fn",
             lin2="fc2",

@@ -134,6 +134,19 @@ class FFNBlock:
         """The module whose first argument is the block's input."""
         return self.layer.get_submodule(self.architecture.whole or self.architecture.lin1)
 
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        """(n, d) → (n, d): the whole block by its own modules, their adapters and dropout included."""
+        up = self.lin1.module(hidden_states)
+        if self.gate is None:
+            activations = self.activation(up)
+        elif self.gate.module is self.lin1.module:
+            gate, up = up.chunk(2, dim=-1)
+            activations = self.activation(gate) * up
+        else:
+            activations = self.activation(self.gate.module(hidden_states)) * up
+        output: Tensor = self.lin2.module(activations)
+        return output
+
     def activations(self, hidden_states: Tensor) -> Tensor:
         """(n, d) → (n, f): what lin2 is applied to."""
         hidden_states = hidden_states.to(self.lin1.weight.dtype)
@@ -185,6 +198,12 @@ def get_backbone(model: nn.Module) -> nn.Module:
     if not isinstance(backbone, nn.Module) or not hasattr(backbone, "config"):
         raise UserError(f"model: {type(inner).__name__} is not a transformers model")
     return backbone
+
+
+def get_called(model: nn.Module) -> nn.Module:
+    """What is called with the batch and its `attention_mask`, whatever the task's head."""
+    backbone: Any = get_backbone(model)
+    return backbone.get_submodule(get_architecture(backbone.config).called)  # type: ignore[no-any-return]
 
 
 def find_blocks(model: nn.Module) -> list[FFNBlock]:

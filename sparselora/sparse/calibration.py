@@ -18,32 +18,51 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
-from sparselora.sparse.blocks import FFNBlock, find_blocks, get_backbone
+from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.state import padding_mask
 
 
 @dataclass(eq=False)
-class LayerMoments:
+class InputMoments:
     """Means over the real tokens of the calibration batches, float64, on the model's device."""
 
     input_mean: Tensor
     """(d,)."""
     input_second: Tensor
     """(d, d): E[x xᵀ]."""
+
+    def to(self, device: torch.device) -> "InputMoments":
+        """The same on another device."""
+        return InputMoments(self.input_mean.to(device), self.input_second.to(device))
+
+    def input_covariance(self) -> Tensor:
+        """(d, d)."""
+        return self.input_second - torch.outer(self.input_mean, self.input_mean)
+
+
+@dataclass(eq=False)
+class LayerMoments(InputMoments):
+    """The same of the FFN's input, with its activations and the attention's input."""
+
     activation_mean: Tensor
     """(f,)."""
     activation_square: Tensor
     """(f,): E[a²]."""
     cross: Tensor
     """(d, f): E[x aᵀ]."""
+    attention_mean: Tensor
+    """(d,): of the attention's input."""
+    attention_second: Tensor
+    """(d, d)."""
+
+    @property
+    def attention(self) -> InputMoments:
+        """Of the attention's input."""
+        return InputMoments(self.attention_mean, self.attention_second)
 
     def to(self, device: torch.device) -> "LayerMoments":
         """The same on another device."""
         return LayerMoments(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def input_covariance(self) -> Tensor:
-        """(d, d)."""
-        return self.input_second - torch.outer(self.input_mean, self.input_mean)
 
     def cross_covariance(self) -> Tensor:
         """(d, f)."""
@@ -65,6 +84,7 @@ class _Sums:
         self.block = block
         self.tokens = 0
         self.sums: list[Tensor] = []
+        self.attention: list[Tensor] = []
 
     def add(self, hidden_states: Tensor, mask: Tensor | None) -> None:
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -78,13 +98,23 @@ class _Sums:
             total.add_(more)
         self.tokens += len(x)
 
+    def add_attention(self, hidden_states: Tensor, mask: Tensor | None) -> None:
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        if mask is not None:
+            x = x[mask.reshape(-1) != 0]
+        x = x.double()
+        new = [x.sum(0), x.T @ x]
+        self.attention = self.attention or [torch.zeros_like(more) for more in new]
+        for total, more in zip(self.attention, new, strict=True):
+            total.add_(more)
+
     def moments(self) -> LayerMoments:
         """Of the batches of all ranks, where there are several."""
         count = torch.tensor(float(self.tokens), dtype=torch.float64, device=self.sums[0].device)
         if dist.is_available() and dist.is_initialized():
-            for total in (count, *self.sums):
+            for total in (count, *self.sums, *self.attention):
                 dist.all_reduce(total)
-        return LayerMoments(*(total / count for total in self.sums))
+        return LayerMoments(*(total / count for total in (*self.sums, *self.attention)))
 
 
 @torch.no_grad()
@@ -108,19 +138,31 @@ def calibrate(
     """
     if not batches:
         raise UserError("calibration: at least one batch is needed")
-    backbone = get_backbone(model)
     sums = {block.name: _Sums(block) for block in find_blocks(model)}
     mask: list[Tensor | None] = [None]
+    seen: set[str] = set()
 
     def note(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         mask[0] = padding_mask(module, args, kwargs)
+        seen.clear()
 
     def collect(name: str) -> object:
         return lambda _, args: sums[name].add(args[0], mask[0])
 
-    hooks = [backbone.register_forward_pre_hook(note, with_kwargs=True)]
+    def collect_attention(name: str) -> object:
+        def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            # DeBERTa puts relative positions through the same map, after the hidden states.
+            if name not in seen:
+                seen.add(name)
+                sums[name].add_attention(args[0], mask[0])
+
+        return add
+
+    hooks = [get_called(model).register_forward_pre_hook(note, with_kwargs=True)]
     for name, each in sums.items():
         hooks.append(each.block.entry.register_forward_pre_hook(collect(name)))  # type: ignore[arg-type]
+        query = each.block.layer.get_submodule(each.block.architecture.attention[0])
+        hooks.append(query.register_forward_pre_hook(collect_attention(name)))  # type: ignore[arg-type]
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     model.eval()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sparselora.errors import UserError
-from sparselora.schedule import RULES, Phases
+from sparselora.schedule import RULES, Phases, layer_sparsities
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ ESTIMATORS: Mapping[str, EstimatorKind] = MappingProxyType(
     }
 )
 
+TOKENS = ("all", "context")
+SCOPES = ("per_head", "all_heads")
 COMPENSATIONS = ("none", "mean", "lowrank")
 
 
@@ -122,6 +124,21 @@ class SparsityConfig:
     """What stands in for the channels left out: a name of `COMPENSATIONS`."""
     compensation_rank: int = 8
     """Rank of the map that `lowrank` compensation fits, from 1 to hidden_size."""
+    qk_sparsity: float = 0.0
+    """Share of the channels of query and key left out, in [0, 1), spread over layers as the rule says;
+    by a rule that names layers, or measures them, the same in each."""
+    vo_sparsity: float = 0.0
+    """The same of value and output."""
+    layer_qk_sparsity: Mapping[str, float] = field(default_factory=dict)
+    """Layer pattern → `qk_sparsity`, for the layers that differ."""
+    layer_vo_sparsity: Mapping[str, float] = field(default_factory=dict)
+    """Layer pattern → `vo_sparsity`, for the layers that differ."""
+    attention_scope: str = "per_head"
+    """Whether each head of keys keeps as many channels, or the best of all heads are kept."""
+    tokens: str = "all"
+    """Which tokens are computed sparsely: all, or context alone, see `sparselora.sparse.tokens`."""
+    sink_tokens: int = 0
+    """With `context`: how many of a sequence's first tokens stay dense too."""
     sparse_warmup_ratio: float = 0.0
     """Share of the steps that run dense at the start; see `SparsityHandle.set_step`."""
     sparse_rampup_ratio: float = 0.0
@@ -133,12 +150,14 @@ class SparsityConfig:
 
     def __post_init__(self) -> None:
         check_sparsity("ffn_sparsity", self.ffn_sparsity)
-        for pattern, value in self.layer_sparsity.items():
-            if not isinstance(pattern, str):
-                raise UserError(
-                    f"layer_sparsity: {pattern!r}: a pattern such as 'layer.0' is allowed"
-                )
-            check_sparsity(f"layer_sparsity.{pattern}", value)
+        check_sparsity("qk_sparsity", self.qk_sparsity)
+        check_sparsity("vo_sparsity", self.vo_sparsity)
+        for key in ("layer_sparsity", "layer_qk_sparsity", "layer_vo_sparsity"):
+            for pattern, value in getattr(self, key).items():
+                if not isinstance(pattern, str):
+                    raise UserError(f"{key}: {pattern!r}: a pattern such as 'layer.0' is allowed")
+                check_sparsity(f"{key}.{pattern}", value)
+        check_choice("attention_scope", self.attention_scope, SCOPES)
         check_choice("schedule.rule", self.rule, RULES)
         check_choice("estimator.name", self.estimator, tuple(ESTIMATORS))
         if ESTIMATORS[self.estimator].has_rank and not _is_count(self.svd_rank):
@@ -156,6 +175,11 @@ class SparsityConfig:
                 f"estimator.every={_shown(self.estimator_every)}: a whole number of at least 1 is "
                 "allowed"
             )
+        check_choice("tokens", self.tokens, TOKENS)
+        if not isinstance(self.sink_tokens, int) or self.sink_tokens < 0:
+            raise UserError(
+                f"sink_tokens={self.sink_tokens}: a whole number of at least 0 is allowed"
+            )
         check_choice("compensation.name", self.compensation, COMPENSATIONS)
         if not _is_count(self.compensation_rank):
             raise UserError(
@@ -163,6 +187,33 @@ class SparsityConfig:
                 "hidden_size is allowed"
             )
         check_phases(self.sparse_warmup_ratio, self.sparse_rampup_ratio, self.sparse_cooldown_ratio)
+
+    @property
+    def sparsifies_attention(self) -> bool:
+        """Whether any layer's attention maps are sliced."""
+        layers = [*self.layer_qk_sparsity.values(), *self.layer_vo_sparsity.values()]
+        return any([self.qk_sparsity, self.vo_sparsity, *layers])
+
+    def attention_sparsities(self, num_layers: int) -> list[tuple[float, float]]:
+        """(query and key, value and output) of each layer, in order.
+
+        Raises:
+            UserError: see `layer_sparsities`.
+        """
+        shares = []
+        for name in ("qk", "vo"):
+            share, named = (
+                getattr(self, f"{name}_sparsity"),
+                getattr(self, f"layer_{name}_sparsity"),
+            )
+            # Where nothing is asked of the others, named layers are all there is.
+            rule = self.rule if share and self.rule in ("ramp", "deeper") else "uniform"
+            try:
+                shares.append(layer_sparsities(rule, num_layers, share, named))
+            except UserError as error:
+                text = str(error).replace("ffn_sparsity", f"{name}_sparsity")
+                raise UserError(text.replace("layer_sparsity", f"layer_{name}_sparsity")) from None
+        return list(zip(*shares, strict=True))
 
     @property
     def kind(self) -> EstimatorKind:

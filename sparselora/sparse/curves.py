@@ -37,7 +37,18 @@ def error_curves(
     Returns:
         A row a layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
     """
-    probe = replace(config, rule="uniform", layer_sparsity={}, ffn_sparsity=0.5, estimator_every=1)
+    probe = replace(
+        config,
+        rule="uniform",
+        layer_sparsity={},
+        ffn_sparsity=0.5,
+        estimator_every=1,
+        qk_sparsity=0.0,
+        vo_sparsity=0.0,
+        layer_qk_sparsity={},
+        layer_vo_sparsity={},
+        tokens="all",
+    )
     handle = sparsify(model, probe, calibration)
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device

@@ -72,6 +72,74 @@ class LoRALinearFunction(torch.autograd.Function):
         return grad_x, None, grad_bias, grad_a, grad_b, None, None
 
 
+class SlicedLoRAFunction(torch.autograd.Function):
+    """Some rows, or some columns, of the frozen map, and the whole adapter, where there is one.
+
+    With kept indices I: y = b + D(x) Aᵀ Bᵀ s, and of rows y[:, I] += x W[I]ᵀ, of columns
+    y += x[:, I] W[:, I]ᵀ. x (N, d); weight (k, d) for rows, (k, o) for columns, which are held as rows;
+    a (r, d); b (o, r). Gradients: x, bias, a, b.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        indices: Tensor,
+        width: int | None,
+        a: Tensor | None,
+        b: Tensor | None,
+        scaling: float,
+        rate: float,
+    ) -> Tensor:
+        """`width` is o where rows are kept, and None where columns are."""
+        if width is None:
+            part = x.index_select(1, indices)
+            y = part @ weight if bias is None else torch.addmm(bias, part, weight)
+        else:
+            y = x.new_zeros(len(x), width) if bias is None else bias.repeat(len(x), 1)
+            y.index_add_(1, indices, x @ weight.t())
+        keep = low = None
+        scaling = scaling / (1.0 - rate)
+        if a is not None and b is not None:
+            keep = keep_mask(x.shape, rate, x.device) if rate else None
+            low = (x if keep is None else mask(x, keep)) @ a.to(x.dtype).t()
+            y.addmm_(low, b.to(x.dtype).t(), alpha=scaling)
+        ctx.scaling, ctx.rows = scaling, width is not None
+        ctx.save_for_backward(x, keep, low, weight, indices, a, b)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_y,) = grads
+        x, keep, low, weight, indices, a, b = ctx.saved_tensors
+        needs_x, _, needs_bias, _, _, needs_a, needs_b, _, _ = ctx.needs_input_grad
+        grad_x = grad_a = grad_b = None
+        if needs_x and ctx.rows:
+            grad_x = grad_y.index_select(1, indices) @ weight
+        elif needs_x:
+            grad_x = torch.zeros_like(x).index_copy_(1, indices, grad_y @ weight.t())
+        if a is not None and (needs_x or needs_a or needs_b):
+            grad_low = (grad_y @ b.to(grad_y.dtype)).mul_(ctx.scaling)
+            if needs_b:
+                grad_b = (low.t() @ grad_y).mul_(ctx.scaling).t().to(b.dtype)
+            if needs_a:
+                grad_a = (grad_low.t() @ (x if keep is None else mask(x, keep))).to(a.dtype)
+            if grad_x is not None and keep is None:
+                grad_x.addmm_(grad_low, a.to(grad_low.dtype))
+            elif grad_x is not None:
+                grad_x.add_(mask(grad_low @ a.to(grad_low.dtype), keep))
+        grad_bias = grad_y.sum(0) if needs_bias else None
+        return grad_x, None, grad_bias, None, None, grad_a, grad_b, None, None
+
+
+def adapter_rate(dropout: nn.Module) -> float:
+    """The rate that an adapter's dropout has now: 0 where it is none, or not training."""
+    return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+
+
 class FastLoraLinear(LoraLinear):
     """Stands in for PEFT's LoRA layer, whose state it shares; anything but plain LoRA goes PEFT's way."""
 
@@ -82,8 +150,7 @@ class FastLoraLinear(LoraLinear):
         base: nn.Linear = self.base_layer
         name = self.active_adapters[0]
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        dropout = self.lora_dropout[name]
-        rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+        rate = adapter_rate(self.lora_dropout[name])
         dtype = x.dtype
         weight: Tensor = base.weight
         bias: Tensor | None = base.bias

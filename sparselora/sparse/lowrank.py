@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sparselora.sparse.calibration import LayerMoments
+from sparselora.sparse.calibration import InputMoments
 
 
 class SVDSparsityEstimator(nn.Module):
@@ -33,7 +33,7 @@ class SVDSparsityEstimator(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, rank: int, moments: LayerMoments | None = None
+        self, weight: Tensor, bias: Tensor | None, rank: int, moments: InputMoments | None = None
     ) -> None:
         super().__init__()
         if not 1 <= rank <= min(weight.shape):

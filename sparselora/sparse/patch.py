@@ -2,86 +2,28 @@
 
 A block that is a module of its own is swapped for a stand-in that computes it sparsely. Elsewhere three
 module instances are: lin1 and the activation hand their input through, and lin2 computes the whole block
-sparsely. A stand-in shares the parameters of what it stands
-for, so names, state dict and optimizer see no difference. No class is touched.
+sparsely. An attention map that is sliced is swapped by itself. A stand-in shares the parameters of what
+it stands for, so names, state dict and optimizer see no difference. No class is touched.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.accelerate import accelerate
-from sparselora.sparse.blocks import FFNBlock, find_blocks, get_backbone
+from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.projections import ROLES, find_attention
+from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.state import NoteBatch, SparsityState
-
-
-class StandIn(nn.Module):
-    """Stands in a model for `original`, whose parameters, buffers and children it shares."""
-
-    def __init__(self, original: nn.Module, sparse: SparseFFN) -> None:
-        super().__init__()
-        self._parameters = original._parameters
-        self._buffers = original._buffers
-        self._modules = original._modules
-        self.training = original.training
-        # Held in a tuple: a module held directly would become a child and enter the state dict.
-        self._original = (original,)
-        self._sparse = (sparse,)
-
-    @property
-    def active(self) -> bool:
-        """Sparse only while switched on and training: evaluation is always dense."""
-        sparse = self._sparse[0]
-        if sparse.state.enabled and getattr(self, "_is_replica", False):
-            raise UserError(
-                "model: sparse blocks cannot run under nn.DataParallel, whose replicas share them; "
-                "start one process a device with torchrun (DistributedDataParallel)"
-            )
-        return sparse.training and sparse.state.enabled
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self._original[0].training = mode
-        return self
-
-
-class PassThrough(StandIn):
-    """For lin1 and the activation: their input, unchanged, while sparse."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.active:
-            return hidden_states
-        output: Tensor = self._original[0](hidden_states)
-        return output
-
-
-class SparseOutput(StandIn):
-    """For lin2, or the block as a module: the whole block from the block's input, while sparse.
-
-    Its mode is the block's: the stand-ins of one block are never of two minds.
-    """
-
-    def __init__(self, original: nn.Module, sparse: SparseFFN) -> None:
-        super().__init__(original, sparse)
-        sparse.training = self.training
-
-    def train(self, mode: bool = True) -> Self:
-        self._sparse[0].training = mode
-        return super().train(mode)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.active:
-            return self._sparse[0].forward(hidden_states)
-        output: Tensor = self._original[0](hidden_states)
-        return output
+from sparselora.sparse.stand_in import HELD, PassThrough, SparseOutput, StandIn, projection
+from sparselora.sparse.state import NoteBatch, NoteLabels, SparsityState
 
 
 @dataclass(frozen=True)
@@ -96,6 +38,9 @@ class LayerReport:
     """1 − kept / f."""
     realised_sparsity: float | None
     """Counted in the calls themselves; None before the first sparse one."""
+    qk_sparsity: float = 0.0
+    """Share of the channels of query and key that a sparse call leaves out; likewise the next."""
+    vo_sparsity: float = 0.0
 
 
 class SparsityHandle:
@@ -108,24 +53,42 @@ class SparsityHandle:
         sparse: dict[str, SparseFFN],
         state: SparsityState,
         config: SparsityConfig,
+        attention: Mapping[str, SparseAttention],
     ) -> None:
         self._acceleration = accelerate(model)
         self._blocks = blocks
         self._sparse = sparse
+        self._attention = attention
         self.state = state
         self.config = config
         self._removed = False
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
+        # Columns that are gathered become rows in memory, so that all gathers read whole rows. A
+        # parameter keeps its shape and its values; only the strides change.
+        for weight in self._scattered():
+            weight.data = weight.data.t().contiguous().t()
         for ffn in sparse.values():
             self._swap_in(ffn)
-        self._hook = get_backbone(model).register_forward_pre_hook(
-            NoteBatch(self.state), with_kwargs=True
-        )
+        for each in attention.values():
+            self._swap_attention(each)
+        noted: list[tuple[nn.Module, NoteBatch | NoteLabels]] = [
+            (get_called(model), NoteBatch(self.state))
+        ]
+        if state.context_only:
+            noted.append((model, NoteLabels(self.state)))
+        self._hooks = [
+            module.register_forward_pre_hook(note, with_kwargs=True) for module, note in noted
+        ]
 
     @property
     def sparse_blocks(self) -> Mapping[str, SparseFFN]:
         """`layer.N` → its block, for the layers that are sparse at all."""
         return self._sparse
+
+    @property
+    def sparse_attention(self) -> Mapping[str, SparseAttention]:
+        """`layer.N` → its attention, for the layers whose attention is sparse at all."""
+        return self._attention
 
     @property
     def enabled(self) -> bool:
@@ -175,6 +138,8 @@ class SparsityHandle:
         for block in self._blocks:
             ffn = self._sparse.get(block.name)
             kept = ffn.kept if ffn else block.intermediate_size
+            attention = self._attention.get(block.name)
+            qk_sparsity, vo_sparsity = attention.report if attention else (0.0, 0.0)
             rows.append(
                 LayerReport(
                     name=block.name,
@@ -182,41 +147,59 @@ class SparsityHandle:
                     kept=kept,
                     sparsity=1.0 - kept / block.intermediate_size,
                     realised_sparsity=ffn.realised_sparsity if ffn else 0.0,
+                    qk_sparsity=qk_sparsity,
+                    vo_sparsity=vo_sparsity,
                 )
             )
         return rows
 
     def state_dict(self) -> dict[str, Any]:
         """What steps leave behind beside weights: choices that are kept, counts, generators."""
-        layers = {name: ffn.state_dict() for name, ffn in self._sparse.items()}
-        return {"forward_count": self.state.forward_count, "layers": layers}
+        return {
+            "forward_count": self.state.forward_count,
+            "layers": {name: ffn.state_dict() for name, ffn in self._sparse.items()},
+            "attention": {name: each.state_dict() for name, each in self._attention.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, on a model made sparse with the same config."""
         self.state.forward_count = state["forward_count"]
         for name, ffn in self._sparse.items():
             ffn.load_state_dict(state["layers"][name])
+        for name, each in self._attention.items():
+            each.load_state_dict(state["attention"][name])
 
     def remove(self) -> None:
         """Put the original modules back: the same objects, the same memory layout."""
         if self._removed:
             return
         self.disable()
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for layer, path, original in self._swapped:
             layer.set_submodule(path, original)
-        for ffn in self._sparse.values():
-            for weight in ffn.block.scattered():
-                weight.data = weight.data.contiguous()
+            original.__dict__.pop(HELD, None)
+        for weight in self._scattered():
+            weight.data = weight.data.contiguous()
         self._acceleration.remove()
         self._removed = True
 
+    def _scattered(self) -> Iterator[nn.Parameter]:
+        for ffn in self._sparse.values():
+            yield from ffn.block.scattered()
+        for each in self._attention.values():
+            yield from each.attention.scattered()
+
+    def _swap_attention(self, sparse: SparseAttention) -> None:
+        layer, row = sparse.attention.layer, sparse.attention.architecture
+        paths = dict(zip(ROLES, row.attention, strict=True))
+        for role in sparse.roles:
+            original = layer.get_submodule(paths[role])
+            self._swapped.append((layer, paths[role], original))
+            layer.set_submodule(paths[role], projection(original, sparse, role))
+
     def _swap_in(self, ffn: SparseFFN) -> None:
         block, row = ffn.block, ffn.block.architecture
-        # The columns of lin2 become rows in memory, so that all gathers read whole rows. The
-        # parameter keeps its shape (d, f) and its values; only the strides change.
-        for weight in block.scattered():
-            weight.data = weight.data.t().contiguous().t()
         if row.whole is not None:
             sites: dict[str, type[StandIn]] = {row.whole: SparseOutput}
         else:
@@ -248,7 +231,7 @@ def sparsify(
             weights that train or carry more than plain LoRA, a model that is sparse already,
             calibration that is needed and not given, or that is another model's.
     """
-    hooks = get_backbone(model)._forward_pre_hooks.values()
+    hooks = get_called(model)._forward_pre_hooks.values()
     if any(isinstance(hook, NoteBatch) for hook in hooks):
         raise UserError("model: sparse already; call remove() on its handle first")
     blocks = find_blocks(model)
@@ -263,13 +246,21 @@ def sparsify(
         config.rule, len(blocks), config.ffn_sparsity, config.layer_sparsity
     )
     moments = _moments(model, config, calibration)
-    state = SparsityState()
+    state = SparsityState(config.tokens == "context", config.sink_tokens)
     sparse = {}
     for block, sparsity in zip(blocks, sparsities, strict=True):
         kept = kept_channels(sparsity, block.intermediate_size)
         if kept < block.intermediate_size:
             sparse[block.name] = SparseFFN(block, config, kept, state, moments.get(block.name))
-    handle = SparsityHandle(model, blocks, sparse, state, config)
+    attention = {}
+    if config.sparsifies_attention:
+        shares = config.attention_sparsities(len(blocks))
+        for each, (qk, vo) in zip(find_attention(model), shares, strict=True):
+            if qk or vo:
+                layer = moments.get(each.name)
+                inputs = None if layer is None else layer.attention
+                attention[each.name] = SparseAttention(each, config, qk, vo, state, inputs)
+    handle = SparsityHandle(model, blocks, sparse, state, config, attention)
     handle.enable()
     return handle
 

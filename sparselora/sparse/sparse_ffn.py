@@ -23,6 +23,7 @@ from sparselora.sparse.estimator import build_estimator
 from sparselora.sparse.ffn import SparseFFNFunction
 from sparselora.sparse.selector import sample_tokens, select_ffn_channels
 from sparselora.sparse.state import SparsityState
+from sparselora.sparse.tokens import split_apply
 
 
 @dataclass(eq=False)
@@ -166,9 +167,21 @@ class SparseFFN:
         return self._chosen
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(…, d) → (…, d), without the block's dropout, which its layer applies."""
-        indices = self.select(hidden_states)
+        """(…, d) → (…, d), without the block's dropout, which its layer applies.
+
+        Where the batch is split, output tokens go through the whole block.
+        """
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        y = split_apply(
+            self.state.split,
+            x,
+            lambda context: self._compute(context, self.select(hidden_states)),
+            self.block,
+        )
+        return y.view(hidden_states.shape)
+
+    def _compute(self, x: Tensor, indices: Tensor) -> Tensor:
+        """(N, d) → (N, d)."""
         self._calls.add_(1)
         self._channels.add_(indices.numel())
         dtype = self.block.lin1.weight.dtype
@@ -182,8 +195,7 @@ class SparseFFN:
             b2 = correction.shift if b2 is None else b2 + correction.shift
         b1, b2, bg = (None if bias is None else bias.to(dtype) for bias in (b1, b2, bg))
         if block.has_adapters:
-            adapted = self._with_adapters(x.to(dtype), weights, b1, b2, bg)
-            return adapted.view(hidden_states.shape)
+            return self._with_adapters(x.to(dtype), weights, b1, b2, bg)
         y: Tensor = SparseFFNFunction.apply(
             x.to(dtype),
             weights.lin1,
@@ -196,7 +208,7 @@ class SparseFFN:
             None if correction is None else correction.down,
             None if correction is None else correction.up,
         )
-        return y.view(hidden_states.shape)
+        return y
 
     def _with_adapters(
         self,

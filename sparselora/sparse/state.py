@@ -6,15 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselora.errors import UserError
+from sparselora.sparse.tokens import TokenSplit
+
 
 class SparsityState:
     """The switch and the present batch of one sparse model."""
 
-    def __init__(self) -> None:
+    def __init__(self, context_only: bool = False, sink_tokens: int = 0) -> None:
+        self.context_only, self.sink_tokens = context_only, sink_tokens
+        """Whether output tokens stay dense, and how many of the first ones with them."""
         self.enabled = False
         self.share = 1.0
         """Of the way from dense to the sparsity asked for: below 1 while sparsity ramps up."""
         self.attention_mask: Tensor | None = None
+        """Of the tokens that are scored."""
+        self.split: TokenSplit | None = None
+        """Of the batch in hand; None where all its tokens are sparse."""
+        self.labels: Tensor | None = None
+        """Of the batch in hand, where they are needed."""
         self.forward_count: int | None = None
         """Which sparse training call of the backbone is running; None before the first, or where it is
         compiled. Dense steps and evaluation do not count, so that all ranks of a group count alike."""
@@ -26,11 +36,29 @@ class SparsityState:
         self.enabled, self.share = share > 0.0, share
         self._unmatched_forwards = 0
 
-    def begin_forward(self, attention_mask: Tensor | None, training: bool = True) -> None:
-        """Note a call of the backbone; its mask is None where it is not one of padding."""
-        self.attention_mask = attention_mask
+    def begin_forward(
+        self,
+        attention_mask: Tensor | None,
+        training: bool = True,
+        position_ids: Tensor | None = None,
+    ) -> None:
+        """Note a call of the backbone; its mask is None where it is not one of padding.
+
+        Raises:
+            UserError: output tokens are to stay dense and the call has no label for each token.
+        """
+        self.attention_mask, self.split = attention_mask, None
+        labels, self.labels = self.labels, None
         if not (self.enabled and training):
             return
+        if self.context_only:
+            if labels is None or labels.dim() != 2:
+                raise UserError(
+                    "tokens=context: the model has to be called with labels, one for each token, to "
+                    "tell output from context"
+                )
+            self.split = TokenSplit.of(labels, attention_mask, self.sink_tokens, position_ids)
+            self.attention_mask = self.split.scored
         if torch.compiler.is_compiling():
             self.forward_count = None
             return
@@ -60,9 +88,19 @@ def padding_mask(
     backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor | None:
     """The (batch, length) attention mask among a backbone's arguments; None where there is none."""
-    arguments = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
-    mask = arguments.get("attention_mask")
+    mask = argument(backbone, "attention_mask", args, kwargs)
     return mask if mask is not None and mask.dim() == 2 else None
+
+
+def argument(
+    module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """One argument of a call of `module`, however it is given; None where it is not."""
+    if name in kwargs or not args:
+        given: Tensor | None = kwargs.get(name)
+        return given
+    bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    return bound.get(name)
 
 
 class NoteBatch:
@@ -75,4 +113,18 @@ class NoteBatch:
         self.state = state
 
     def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.state.begin_forward(padding_mask(backbone, args, kwargs), backbone.training)
+        self.state.begin_forward(
+            padding_mask(backbone, args, kwargs),
+            backbone.training,
+            argument(backbone, "position_ids", args, kwargs) if self.state.context_only else None,
+        )
+
+
+class NoteLabels:
+    """Forward pre-hook of the whole model, which is what is called with labels."""
+
+    def __init__(self, state: SparsityState) -> None:
+        self.state = state
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.state.labels = argument(model, "labels", args, kwargs)

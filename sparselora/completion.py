@@ -1,0 +1,180 @@
+"""Prompts and completions: as tokens, and how many a model completes to the letter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from sparselora.batches import TokenizedSplit
+from sparselora.data import Split
+from sparselora.errors import UserError
+from sparselora.sparse.tokens import IGNORED
+
+
+def tokenize_completions(
+    tokenizer: Any, split: Split, max_length: int, chat_template: bool
+) -> TokenizedSplit:
+    """Each prompt with its completion and the end-of-text token; loss is on the latter two alone.
+
+    A prompt is put into the tokenizer's chat template, where it has one and `chat_template` asks for it.
+    One that is too long loses the end of its own text, never the template or the completion.
+
+    Raises:
+        UserError: template and completion leave a prompt no token of `max_length`.
+    """
+    if not len(split):
+        return TokenizedSplit([], [])
+    assert split.completions is not None
+    chats = chat_template and tokenizer.chat_template is not None
+    prompts = _prompts(tokenizer, split.texts, chats)
+    plain = {"add_special_tokens": False, "return_attention_mask": False}
+    completions = tokenizer(split.completions, **plain)["input_ids"]
+    features, labels = [], []
+    for row, completion in enumerate(completions):
+        prompt, answer = prompts[row], [*completion, tokenizer.eos_token_id]
+        over = len(prompt) + len(answer) - max_length
+        if over > 0:
+            shorter = _shorter(tokenizer, split.texts[row], over, chats)
+            if shorter is None:
+                raise UserError(
+                    f"data.max_length={max_length}: leaves example {split.example_ids[row]} no token "
+                    f"of its prompt beside {len(answer)} of its completion; raise it"
+                )
+            prompt = shorter
+        ids = [*prompt, *answer]
+        features.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
+        labels.append([IGNORED] * len(prompt) + answer)
+    return TokenizedSplit(features, labels)
+
+
+def _prompts(tokenizer: Any, texts: Sequence[str], chats: bool) -> list[list[int]]:
+    if chats:
+        texts = [_chat(tokenizer, text) for text in texts]
+    ids: list[list[int]] = tokenizer(
+        list(texts),
+        add_special_tokens=not chats,  # a template writes them itself
+        return_attention_mask=False,
+    )["input_ids"]
+    # Some tokenizers close a text, which here goes on.
+    return [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in ids]
+
+
+def _chat(tokenizer: Any, text: str) -> str:
+    chat: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+    return chat
+
+
+def _shorter(tokenizer: Any, text: str, over: int, chats: bool) -> list[int] | None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    before = len(_prompts(tokenizer, [text], chats)[0])
+    # A cut can fall inside a character, whose remains take tokens of their own: then cut on.
+    for kept in range(len(ids) - over, 0, -1):
+        prompt = _prompts(tokenizer, [tokenizer.decode(ids[:kept])], chats)[0]
+        if len(prompt) <= before - over:
+            return prompt
+    return None
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What a model made of one split's prompts, a row an example."""
+
+    correct: list[bool]
+    """Whether greedy decoding gives the completion to the letter, its end included."""
+    losses: list[float]
+    """Summed over the completion's tokens, nats."""
+    tokens: list[int]
+    """Of the completion, the end-of-text token included."""
+    answers: list[str]
+    """The likeliest token at each place of the completion, given those before it."""
+
+    def metrics(self) -> dict[str, float]:
+        """Accuracy, which is the share of exact matches, and loss (nats a completion token)."""
+        return {
+            "accuracy": sum(self.correct) / len(self.correct),
+            "loss": sum(self.losses) / sum(self.tokens),
+        }
+
+    def predictions(self, split: Split, split_name: str, step: int) -> pd.DataFrame:
+        """A row an example: what paired statistics need."""
+        return pd.DataFrame(
+            {
+                "split": split_name,
+                "step": step,
+                "example_id": split.example_ids,
+                "group": split.groups,
+                "correct": self.correct,
+                "loss": self.losses,
+                "answer": self.answers,
+            }
+        )
+
+
+@dataclass
+class CompletionReader:
+    """Reads a decoder's outputs over the batches of one split.
+
+    Nothing is generated: greedy decoding gives a completion to the letter just where, with the
+    completion before it as context, each of its tokens is the likeliest. (A text that is the same in
+    other tokens counts as another.) So one forward pass gives both the match and the loss.
+    """
+
+    tokenizer: Any
+    rows: dict[int, tuple[bool, float, int, str]] = field(default_factory=dict)
+
+    def read(self, model: nn.Module, indices: list[int], batch: dict[str, Tensor]) -> None:
+        """One batch of rows `indices`, on the model's device."""
+        positions, labels = labelled_positions(batch["labels"])
+        there = labels != IGNORED
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs, logits_to_keep=positions).logits.float()
+        losses = nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        )
+        said = logits.argmax(-1)
+        correct = ((said == labels) | ~there).all(1)
+        sums, counts = losses.sum(1), there.sum(1)
+        for place, row in enumerate(indices):
+            text = self.tokenizer.decode(said[place][there[place]], skip_special_tokens=True)
+            self.rows[row] = (
+                bool(correct[place]),
+                float(sums[place]),
+                int(counts[place]),
+                text,
+            )
+
+    def result(self, split: TokenizedSplit) -> Completions:
+        """Of all rows, in order."""
+        columns = zip(*(self.rows[row] for row in range(len(split))), strict=True)
+        return Completions(*map(list, columns))
+
+
+def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the head has something to say, and what.
+
+    Args:
+        labels: (B, T), not shifted: the token at t is said at t − 1.
+
+    Returns:
+        The positions at which any row says a labelled token, (n,), ascending, and the labels said
+        there, (B, n). Waits for the device.
+    """
+    said = labels[:, 1:]
+    positions = (said != IGNORED).any(0).nonzero().squeeze(1)
+    return positions, said[:, positions]
+
+
+def completion_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean over the completions' tokens, with the head applied where it has something to say alone.
+
+    The same as `model(**batch).loss`, whose logits of every position are a fifth of a small decoder's
+    products and most of its memory.
+    """
+    positions, said = labelled_positions(batch["labels"])
+    output = model(**batch, logits_to_keep=positions, shift_labels=said)
+    loss: Tensor = output.loss
+    return loss

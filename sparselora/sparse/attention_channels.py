@@ -1,0 +1,201 @@
+"""Which channels of the attention maps are kept, by the norms of what they give.
+
+SparseLoRA (Khaki et al., ICML 2025, section 3.2): a channel of query and key counts by ‖q‖ · ‖k‖, its
+part of the attention's scores, and one of value by ‖v‖; norms over the tokens. Under grouped-query
+attention a channel of a key serves R heads of queries, whose norms are averaged, and is kept for all.
+Where position is a rotation of pairs of channels, i with i + e/2, a pair is kept whole or not at all.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparselora.sparse.calibration import InputMoments
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.estimator import RandomEstimator
+from sparselora.sparse.lowrank import SVDSparsityEstimator
+from sparselora.sparse.projections import Attention
+
+SCORED = ("query", "key", "value")
+
+
+class Channels(NamedTuple):
+    """The rows of query, key and value that are kept, and the columns of output: sorted."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+
+
+class ProjectionNorms(nn.Module):
+    """‖estimate of the map‖ of each channel over the tokens, for query, key and value."""
+
+    def __init__(self, maps: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict(maps)
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
+        """(n, d), (n, 1) or None → three of (rows,), at least float32."""
+        norms = []
+        for role in SCORED:
+            output = self.maps[role](hidden_states)
+            if token_weights is not None:
+                output = output * token_weights
+            dtype = torch.promote_types(output.dtype, torch.float32)
+            norms.append(torch.linalg.vector_norm(output, dim=0, dtype=dtype))
+        return norms
+
+
+class FixedNorms(nn.Module):
+    """The same norms whatever the batch."""
+
+    def __init__(self, norms: dict[str, Tensor]) -> None:
+        super().__init__()
+        for role in SCORED:
+            self.register_buffer(role, norms[role])
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
+        """→ three of (rows,)."""
+        return [self.get_buffer(role) for role in SCORED]
+
+
+class RandomNorms(nn.Module):
+    """Drawn anew each time."""
+
+    def __init__(self, sizes: dict[str, int], seed: int) -> None:
+        super().__init__()
+        self.drawn = nn.ModuleDict(
+            {
+                role: RandomEstimator(size, 3 * seed + place)
+                for place, (role, size) in enumerate(sizes.items())
+            }
+        )
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
+        """→ three of (rows,)."""
+        return [self.drawn[role](hidden_states) for role in SCORED]
+
+
+class _Exact(nn.Module):
+    """The frozen map itself, without its adapter: that is what a channel left out leaves out."""
+
+    def __init__(self, attention: Attention, role: str) -> None:
+        super().__init__()
+        self._source = (attention, role)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        attention, role = self._source
+        weight = attention.weight(role)
+        return nn.functional.linear(hidden_states.to(weight.dtype), weight, attention.bias(role))
+
+
+def build_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> nn.Module:
+    """What gives the norms, by the config's estimator.
+
+    `static` takes root mean squares over the calibration batches, `magnitude` norms of rows.
+    """
+    weights = {role: attention.weight(role).detach() for role in SCORED}
+    biases = {role: attention.bias(role) for role in SCORED}
+    name = config.estimator
+    if name in ("svd", "whitened"):
+        rank = config.svd_rank
+        assert rank is not None
+        whitening = moments if name == "whitened" else None
+        return ProjectionNorms(
+            {
+                role: SVDSparsityEstimator(
+                    weights[role], biases[role], min(rank, *weights[role].shape), whitening
+                )
+                for role in SCORED
+            }
+        )
+    if name == "oracle":
+        return ProjectionNorms({role: _Exact(attention, role) for role in SCORED})
+    if name == "random":
+        index = int(attention.name.rsplit(".", 1)[1])
+        sizes = {role: len(weight) for role, weight in weights.items()}
+        return RandomNorms(sizes, seed=(config.seed + 1) * 1_000_003 + index)
+    if name == "magnitude":
+        return FixedNorms({role: weight.float().norm(dim=1) for role, weight in weights.items()})
+    assert name == "static"
+    assert moments is not None
+    return FixedNorms(
+        {role: _root_mean_square(weights[role], biases[role], moments) for role in SCORED}
+    )
+
+
+def _root_mean_square(weight: Tensor, bias: Tensor | None, moments: InputMoments) -> Tensor:
+    # E[(w x + b)²] = w E[x xᵀ] wᵀ + 2 b w E[x] + b².
+    wide = weight.double()
+    square = ((wide @ moments.input_second) * wide).sum(1)
+    if bias is not None:
+        b = bias.detach().double()
+        square = square + 2 * b * (wide @ moments.input_mean) + b.square()
+    return square.clamp_min(0).sqrt().float()
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What the choice of channels has to respect."""
+
+    key_value_heads: int
+    groups: int
+    head_dim: int
+    rotary: bool
+    """Whether channels i and i + e/2 of a head are one unit for query and key."""
+    per_head: bool
+    """Whether every head of keys keeps as many; else the best of all heads are kept."""
+
+    def choose(self, norms: list[Tensor], qk_kept: int, vo_kept: int) -> Channels:
+        """Norms → the channels kept.
+
+        Args:
+            norms: of query (G·R·e,), key (G·e,) and value (G·e,).
+            qk_kept: how many of the G·e channels of the keys, as `kept` gives it.
+            vo_kept: the same of the values.
+        """
+        heads, groups, e = self.key_value_heads, self.groups, self.head_dim
+        query, key, value = norms
+        queries = query.view(heads, groups, e).mean(1)
+        keys = key.view(heads, e)
+        if self.rotary:
+            queries, keys = (
+                torch.hypot(*each.view(heads, 2, e // 2).unbind(1)) for each in (queries, keys)
+            )
+        key_rows = self._top(queries * keys, qk_kept, 2 if self.rotary else 1)
+        value_rows = self._top(value.view(heads, e), vo_kept, 1)
+        return Channels(
+            self._of_queries(key_rows), key_rows, value_rows, self._of_queries(value_rows)
+        )
+
+    def kept(self, sparsity: float, pairs: bool) -> int:
+        """How many of the G·e channels stay at a sparsity: whole units, as many in each head."""
+        unit = 2 if pairs and self.rotary else 1
+        parts = 1 if not self.per_head else self.key_value_heads
+        units = self.key_value_heads * self.head_dim // unit // parts
+        return max(1, int((1.0 - sparsity) * units + 0.5)) * unit * parts
+
+    def _top(self, scores: Tensor, kept: int, unit: int) -> Tensor:
+        # scores (G, e / unit) → (kept,), rows of the keys or values.
+        heads, units = scores.shape
+        if self.per_head:
+            best = scores.topk(kept // unit // heads, dim=1, sorted=False).indices
+            flat = best + units * torch.arange(heads, device=scores.device).unsqueeze(1)
+            flat = flat.reshape(-1)
+        else:
+            flat = scores.reshape(-1).topk(kept // unit, sorted=False).indices
+        head, place = flat // units, flat % units
+        rows = torch.cat([head * self.head_dim + place + half * units for half in range(unit)])
+        return rows.sort().values
+
+    def _of_queries(self, rows: Tensor) -> Tensor:
+        # The same channels in the R heads of queries to each head of keys.
+        head, place = rows // self.head_dim, rows % self.head_dim
+        first = head * self.groups * self.head_dim + place
+        repeats = self.head_dim * torch.arange(self.groups, device=rows.device)
+        return (first.unsqueeze(1) + repeats).reshape(-1).sort().values

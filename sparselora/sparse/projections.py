@@ -1,0 +1,141 @@
+"""The attention maps of a model, by the table of architectures: query, key, value and output.
+
+With e = head_dim, G heads of keys and values and R heads of queries to each, query is (G·R·e, d), key and
+value are (G·e, d) and output is (d, G·R·e). A fused map holds query above key above value.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sparselora.errors import UserError
+from sparselora.sparse.architectures import Architecture
+from sparselora.sparse.blocks import LinearMap, get_architecture, get_backbone
+
+ROLES = ("query", "key", "value", "output")
+
+
+@dataclass(eq=False)
+class Attention:
+    """The attention of one layer in a live model."""
+
+    name: str
+    """Canonical: `layer.N`."""
+    layer: nn.Module
+    architecture: Architecture
+    key_value_heads: int
+    """G."""
+    groups: int
+    """R: heads of queries to each head of keys."""
+    head_dim: int
+    """e."""
+    maps: dict[str, LinearMap]
+    """By role; where query, key and value are one, all three are that one."""
+
+    @property
+    def fused(self) -> bool:
+        """Whether query, key and value are one map."""
+        return self.architecture.fused_attention
+
+    @property
+    def hidden_size(self) -> int:
+        return self.maps["query"].weight.shape[1]
+
+    def rows(self, role: str) -> slice:
+        """Where query, key or value stand among their map's rows."""
+        keys = self.key_value_heads * self.head_dim
+        sizes = {"query": keys * self.groups, "key": keys, "value": keys}
+        if not self.fused:
+            return slice(0, sizes[role])
+        starts = {"query": 0, "key": sizes["query"], "value": sizes["query"] + keys}
+        return slice(starts[role], starts[role] + sizes[role])
+
+    def weight(self, role: str) -> Tensor:
+        """(rows of query, key or value; d)."""
+        return self.maps[role].weight[self.rows(role)]
+
+    def bias(self, role: str) -> Tensor | None:
+        """(rows,) or None."""
+        bias = self.maps[role].bias
+        return None if bias is None else bias[self.rows(role)]
+
+    @property
+    def entry(self) -> nn.Module:
+        """The module whose first argument is the attention's input."""
+        return self.layer.get_submodule(self.architecture.attention[0])
+
+    def scattered(self) -> Iterator[nn.Parameter]:
+        """The weights whose channels do not lie in whole rows of memory as the model stores them."""
+        bases = {id(each.base): each.base for role, each in self.maps.items() if role != "output"}
+        yield from (base.get_parameter("weight") for base in bases.values() if _transposed(base))
+        output = self.maps["output"].base
+        if not _transposed(output):
+            yield output.get_parameter("weight")
+
+
+def _transposed(base: nn.Module) -> bool:
+    return isinstance(base, Conv1D)
+
+
+def find_attention(model: nn.Module) -> list[Attention]:
+    """The attention of each layer of a transformers model, wrapped by PEFT or not, in order of depth.
+
+    Raises:
+        UserError: the architecture is unknown, or a map is not a plain, frozen linear map, with or
+            without one LoRA adapter, which is what slicing it takes.
+    """
+    backbone = get_backbone(model)
+    config: Any = backbone.config
+    architecture = get_architecture(config)
+    heads = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    found = []
+    layers = backbone.get_submodule(architecture.layers)
+    for index, layer in enumerate(layers.children()):
+        maps = {
+            role: LinearMap(_frozen(layer, path, index))
+            for role, path in zip(ROLES, architecture.attention, strict=True)
+        }
+        found.append(
+            Attention(
+                name=f"layer.{index}",
+                layer=layer,
+                architecture=architecture,
+                key_value_heads=keys,
+                groups=heads // keys,
+                head_dim=head_dim,
+                maps=maps,
+            )
+        )
+    return found
+
+
+def _frozen(layer: nn.Module, path: str, index: int) -> nn.Module:
+    linear: Any = layer.get_submodule(path)
+    where = f"layer.{index}.{path}"
+    base = linear.base_layer if isinstance(linear, LoraLinear) else linear
+    if type(base) not in (nn.Linear, Conv1D):
+        raise UserError(
+            f"model: {where} is a {type(linear).__name__}; a plain linear map, or PEFT's LoRA on "
+            "one, is allowed where attention is sparse"
+        )
+    if base.get_parameter("weight").requires_grad:
+        raise UserError(
+            f"model: {where}.weight trains; only frozen attention weights can be left out "
+            "(wrap the model with peft.get_peft_model first)"
+        )
+    if base is not linear:
+        active = [name for name in linear.active_adapters if name in linear.lora_A]
+        if len(active) > 1:
+            raise UserError(f"model: {where} has the adapters {active} active; one is allowed")
+        if active and (active[0] in linear.lora_variant or linear.lora_bias[active[0]]):
+            raise UserError(
+                f"model: {where} carries a variant of LoRA (DoRA, a bias, …), which needs the whole "
+                "weight; plain LoRA is allowed where attention is sparse"
+            )
+    return linear

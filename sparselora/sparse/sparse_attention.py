@@ -1,0 +1,215 @@
+"""One layer's attention maps made sparse: chooses their channels and computes with them.
+
+Only the frozen maps are sliced. A channel of query, key or value that is left out gets nothing from its
+row of the weight, and one of output gives nothing to its column; biases and adapters stay whole, so every
+result has its full width and whatever comes between (norms of heads, rotations, attention) is untouched.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sparselora.sparse.attention_channels import SCORED, Channels, HeadShape, build_norms
+from sparselora.sparse.calibration import InputMoments
+from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.lora import SlicedLoRAFunction, adapter_rate
+from sparselora.sparse.projections import Attention
+from sparselora.sparse.selector import sample_tokens
+from sparselora.sparse.state import SparsityState
+from sparselora.sparse.tokens import split_apply
+
+
+@dataclass(eq=False)
+class _Slice:
+    """The kept rows of one map, or for output its kept columns as rows."""
+
+    indices: Tensor
+    weight: Tensor
+    """(k, d)."""
+
+
+class SparseAttention:
+    """One layer's attention maps made sparse.
+
+    Args:
+        attention: with its original modules.
+        config: how to choose.
+        qk_sparsity: share of the channels of query and key that is left out; 0 leaves both whole.
+        vo_sparsity: the same of value and output.
+        state: shared by what is sparse in a model.
+        moments: of the layer's inputs, where the config needs calibration.
+    """
+
+    def __init__(
+        self,
+        attention: Attention,
+        config: SparsityConfig,
+        qk_sparsity: float,
+        vo_sparsity: float,
+        state: SparsityState,
+        moments: InputMoments | None = None,
+    ) -> None:
+        self.attention = attention
+        self.config = config
+        self.qk_sparsity, self.vo_sparsity = qk_sparsity, vo_sparsity
+        self.state = state
+        self.shape = HeadShape(
+            attention.key_value_heads,
+            attention.groups,
+            attention.head_dim,
+            attention.architecture.rotary,
+            config.attention_scope == "per_head",
+        )
+        self.norms: nn.Module = build_norms(attention, config, moments)
+        self._chosen: Channels | None = None
+        self._slices: dict[str, _Slice] = {}
+        self._chosen_in: int | None = None
+        """The sparse call of the model, by its number, that the choice was made in."""
+        self._expires = 0
+
+    @property
+    def chosen(self) -> Channels | None:
+        """The channels of the last sparse call; None before the first."""
+        return self._chosen
+
+    @property
+    def roles(self) -> list[str]:
+        """The maps that are sliced: of a fused one, `query` stands for all three."""
+        inputs = ["query"] if self.attention.fused else []
+        if not self.attention.fused:
+            inputs += ["query", "key"] if self.qk_sparsity else []
+            inputs += ["value"] if self.vo_sparsity else []
+        return [*inputs, *(["output"] if self.vo_sparsity else [])]
+
+    def kept(self) -> tuple[int, int]:
+        """How many channels of the keys, and of the values, stay at the present share."""
+        share = self.state.share
+        return (
+            self.shape.kept(share * self.qk_sparsity, pairs=True),
+            self.shape.kept(share * self.vo_sparsity, pairs=False),
+        )
+
+    @property
+    def report(self) -> tuple[float, float]:
+        """Shares of the channels of query and key, and of value and output, left out when sparse."""
+        total = self.attention.key_value_heads * self.attention.head_dim
+        return (
+            1.0 - self.shape.kept(self.qk_sparsity, pairs=True) / total,
+            1.0 - self.shape.kept(self.vo_sparsity, pairs=False) / total,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next call depends on."""
+        drawn = getattr(self.norms, "drawn", None)
+        generators = {} if drawn is None else {name: each.generator for name, each in drawn.items()}
+        return {
+            "chosen": None if self._chosen is None else [rows.cpu() for rows in self._chosen],
+            "expires": self._expires,
+            "generators": {
+                name: None if generator is None else generator.get_state()
+                for name, generator in generators.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        device = self.attention.weight("query").device
+        chosen = state["chosen"]
+        self._chosen = None if chosen is None else Channels(*(rows.to(device) for rows in chosen))
+        self._expires, self._slices, self._chosen_in = state["expires"], {}, None
+        for name, saved in state["generators"].items():
+            if saved is not None:
+                generator = torch.Generator(device=device)
+                generator.set_state(saved)
+                self.norms.drawn[name].generator = generator  # type: ignore[union-attr, index]
+
+    @property
+    def active(self) -> bool:
+        """Whether training steps are sparse now."""
+        return self.state.enabled
+
+    def project(
+        self, role: str, hidden_states: Tensor, whole: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """(…, in) → (…, out), by the kept channels; of output tokens, where they are split, `whole`."""
+        if role != "output":
+            self._choose(hidden_states)
+        chosen = self._chosen
+        assert chosen is not None
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        y = split_apply(self.state.split, x, lambda rows: self._compute(role, rows), whole)
+        return y.view(*hidden_states.shape[:-1], y.shape[-1])
+
+    @torch.no_grad()
+    def _choose(self, hidden_states: Tensor) -> None:
+        """Once in a call of the model, by the first of query, key and value that is reached."""
+        self.state.check_recomputation()
+        count = self.state.forward_count
+        device = hidden_states.device
+        there = self._chosen
+        if there is not None and there.query.device == device:
+            kept = self.kept() == (len(there.key), len(there.value))
+            if kept and (self.config.kind.fixed or (count is not None and count < self._expires)):
+                return
+            if kept and count is not None and count == self._chosen_in:
+                return
+        if any(buffer.device != device for buffer in self.norms.buffers()):
+            self.norms.to(device)
+        tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
+        sample, weights = sample_tokens(hidden_states, self.state.attention_mask, tokens)
+        norms = self.norms(sample, weights)
+        if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
+            for norm in norms:  # over the tokens of all ranks
+                norm.square_()
+                dist.all_reduce(norm)
+                norm.sqrt_()
+        self._chosen = self.shape.choose(norms, *self.kept())
+        self._chosen_in = count
+        self._expires = 0 if count is None else count + self.config.estimator_every
+        self._slices = {}
+
+    def _compute(self, role: str, x: Tensor) -> Tensor:
+        linear = self.attention.maps[role]
+        weight, adapter, bias = linear.weight, linear.adapter, linear.bias
+        dtype = weight.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        kept = self._slice(role, dtype)
+        y: Tensor = SlicedLoRAFunction.apply(
+            x.to(dtype),
+            kept.weight,
+            None if bias is None else bias.to(dtype),
+            kept.indices,
+            None if role == "output" else len(weight),
+            None if adapter is None else adapter.a,
+            None if adapter is None else adapter.b,
+            0.0 if adapter is None else adapter.scaling,
+            0.0 if adapter is None else adapter_rate(adapter.dropout),
+        )
+        return y
+
+    @torch.no_grad()
+    def _slice(self, role: str, dtype: torch.dtype) -> _Slice:
+        kept = self._slices.get(role)
+        if kept is not None and kept.weight.dtype == dtype:
+            return kept
+        indices = self._indices(role)
+        weight = self.attention.maps[role].weight
+        rows = weight.t() if role == "output" else weight
+        made = _Slice(indices, rows.index_select(0, indices).to(dtype))
+        if self.config.kind.fixed or self.config.estimator_every > 1:
+            self._slices[role] = made
+        return made
+
+    def _indices(self, role: str) -> Tensor:
+        chosen = self._chosen
+        assert chosen is not None
+        if role == "output" or not self.attention.fused:
+            kept: Tensor = getattr(chosen, role)
+            return kept
+        parts = [getattr(chosen, each) + self.attention.rows(each).start for each in SCORED]
+        return torch.cat(parts)

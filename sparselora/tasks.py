@@ -1,0 +1,63 @@
+"""What a model is fine-tuned to do: a table, one row each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from peft import TaskType
+from torch import Tensor, nn
+
+from sparselora.batches import TokenizedSplit, tokenize
+from sparselora.completion import (
+    CompletionReader,
+    completion_loss,
+    tokenize_completions,
+)
+from sparselora.data import Split
+from sparselora.evaluate import ClassReader, Reader
+
+if TYPE_CHECKING:
+    from sparselora.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table; its name is in `schema.TASKS`."""
+
+    auto_model: Any
+    """transformers' class that loads a model for it."""
+    peft_type: TaskType
+    trains_head: bool
+    """Whether the model's head is new, and trains."""
+    tokenize: Callable[[Any, Split, "RunConfig"], TokenizedSplit]
+    """(tokenizer, split, run) → its rows as tokens."""
+    reader: Callable[[Any], Reader]
+    """tokenizer → what reads a model's outputs in an evaluation."""
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] | None
+    """(model, batch) → the loss that the model itself would give, faster; None where it gives it."""
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "classification": Task(
+            auto_model=transformers.AutoModelForSequenceClassification,
+            peft_type=TaskType.SEQ_CLS,
+            trains_head=True,
+            tokenize=lambda tokenizer, split, run: tokenize(tokenizer, split, run.data.max_length),
+            reader=lambda tokenizer: ClassReader(),
+            loss=None,
+        ),
+        "causal_lm": Task(
+            auto_model=transformers.AutoModelForCausalLM,
+            peft_type=TaskType.CAUSAL_LM,
+            trains_head=False,
+            tokenize=lambda tokenizer, split, run: tokenize_completions(
+                tokenizer, split, run.data.max_length, run.task.chat_template
+            ),
+            reader=CompletionReader,
+            loss=completion_loss,
+        ),
+    }
+)
