@@ -13,6 +13,7 @@ from torch import nn
 
 from sparselora import assets
 from sparselora.errors import UserError
+from sparselora.gguf import unpacked
 from sparselora.sparse.blocks import get_architecture
 from sparselora.tasks import TASKS
 
@@ -121,11 +122,13 @@ def trained_parameters(model: nn.Module) -> int:
 
 def _load(kind: Any, model: "ModelConfig", **extra: Any) -> Any:
     path = assets.resolve(model.name_or_path)
-    if model.gguf_file is not None:
-        extra["gguf_file"] = model.gguf_file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if model.gguf_file is not None:
+                found = unpacked(path, model.gguf_file)
+                path = found or path
+                extra |= {} if found else {"gguf_file": model.gguf_file}
             return kind.from_pretrained(
                 path,
                 revision=model.revision,

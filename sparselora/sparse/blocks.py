@@ -203,7 +203,7 @@ def get_backbone(model: nn.Module) -> nn.Module:
 def get_called(model: nn.Module) -> nn.Module:
     """What is called with the batch and its `attention_mask`, whatever the task's head."""
     backbone: Any = get_backbone(model)
-    return backbone.get_submodule(get_architecture(backbone.config).called)  # type: ignore[no-any-return]
+    return backbone.get_submodule(get_architecture(backbone.config).called)
 
 
 def find_blocks(model: nn.Module) -> list[FFNBlock]:

@@ -5,17 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from sparselora import SparsityConfig, UserError, calibrate, sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
-from sparselora.sparse.attention_channels import HeadShape
+from sparselora.sparse.attention_channels import HeadShape, build_norms
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.projections import ROLES, find_attention
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, gradients
 from tests.sparse.test_tokens import DECODERS, completions, dense_tokens, tiny_decoder
 
@@ -67,30 +69,14 @@ def test_maps_without_an_adapter(model_type: str, projections: list[str]) -> Non
     row = ARCHITECTURES[model_type]
     targets = [path for role, path in zip(ROLES, row.attention, strict=True) if role in projections]
     torch.manual_seed(0)
-    model = (
-        tiny_decoder("llama", target_modules=[p.split(".")[-1] for p in targets])
-        if (model_type == "llama")
-        else _classifier(model_type, targets)
-    )
-    model = model.double()
+    base = transformers.AutoModelForSequenceClassification.from_config(tiny_config(model_type))
+    lora = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="SEQ_CLS")
+    model = get_peft_model(base, lora).train().double()
     pristine = copy.deepcopy(model)
     batch = tiny_batch()
     handle = sparsify(model, CONFIG)
     got = gradients(model, batch)
     assert_all_close(got, gradients(masked_reference(pristine, handle), batch))
-
-
-def _classifier(model_type: str, targets: list[str]) -> nn.Module:
-    import peft
-    import transformers
-
-    from tests.conftest import tiny_config
-
-    base = transformers.AutoModelForSequenceClassification.from_config(tiny_config(model_type))
-    return peft.get_peft_model(
-        base,
-        peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="SEQ_CLS"),
-    ).train()
 
 
 @pytest.mark.parametrize("scope", ["per_head", "all_heads"])
@@ -202,8 +188,6 @@ def test_oracle_and_static_norms_are_those_of_the_maps() -> None:
     batch = tiny_batch(padded=False)
     model(**batch)
     moments = calibrate(model, [batch])["layer.1"].attention
-    from sparselora.sparse.attention_channels import build_norms
-
     x = inputs["x"].reshape(-1, 24)
     for name, scale in (("oracle", 1.0), ("static", len(x) ** -0.5)):
         config = SparsityConfig(estimator=name, qk_sparsity=0.5)
