@@ -15,7 +15,7 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
     """Raise a `WithoutEffectError` where the user set what cannot have an effect, whatever the model."""
     path = run.data.path
     table = path.startswith("asset:") or path.lower().endswith(
-        (".csv", ".tsv", ".jsonl", ".parquet")
+        (".csv", ".tsv", ".json", ".jsonl", ".parquet")
     )
     local = run.model.random_init or run.model.name_or_path.startswith("asset:")
     total, every = run.train.max_steps, run.measure.eval_every

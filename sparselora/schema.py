@@ -71,7 +71,7 @@ class ModelConfig:
 class DataConfig:
     name: str = MISSING
     path: str = MISSING
-    """`asset:NAME`, a CSV, TSV, JSONL or Parquet file, a folder in the hub's format, a hub name."""
+    """`asset:NAME`, a CSV, TSV, JSON, JSONL or Parquet file, a folder in the hub's format, a hub name."""
     config_name: str | None = None
     """The hub's name for a part of a data set, such as sst2 of glue."""
     revision: str | None = None

@@ -63,6 +63,7 @@ _AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_value
 _READERS: dict[str, Any] = {
     "csv": lambda path: pd.read_csv(path, **_AS_WRITTEN),
     "tsv": lambda path: pd.read_csv(path, sep="\t", **_AS_WRITTEN),
+    "json": lambda path: pd.read_json(path, dtype=False, convert_dates=False, encoding="utf-8-sig"),
     "jsonl": lambda path: pd.read_json(
         path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"
     ),
@@ -71,7 +72,7 @@ _READERS: dict[str, Any] = {
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV, TSV, JSONL or Parquet file, by its ending."""
+    """A CSV, TSV, JSON (a list of rows), JSONL or Parquet file, by its ending."""
     reader = _READERS[path.suffix.lower().removeprefix(".")]
     try:
         frame: pd.DataFrame = reader(path)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparselora import run as run_module
 from sparselora.sparse.architectures import ARCHITECTURES
@@ -208,6 +209,58 @@ def tiny_overrides(hub_folder: Path, table_file: Path) -> list[str]:
         "train.batch_size=8",
         "train.max_steps=10",
         "measure.eval_every=5",
+        "train.threads=1",
+        "measure.timing=none",
+    ]
+
+
+def word_tokenizer(chat_template: str | None = None) -> Any:
+    """A word is a token."""
+    special = ["<pad>", "<unk>", "<eos>", "<user>", "<model>", "<end>"]
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<eos>",
+        additional_special_tokens=["<user>", "<model>", "<end>"],
+        chat_template=chat_template,
+    )
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama of four layers with a tokenizer of words, in the hub's own format."""
+    folder = tmp_path_factory.mktemp("hub") / "tiny-llama"
+    tokenizer = word_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = TINY["llama"] | {"num_hidden_layers": 4, "vocab_size": len(tokenizer)}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def decoder_overrides(decoder_folder: Path, table_file: Path) -> list[str]:
+    """What makes the run of a decoder tiny."""
+    return [
+        "task=causal_lm",
+        "model.name=tiny",
+        f"model.name_or_path={decoder_folder}",
+        "data=table",
+        f"data.path={table_file}",
+        'data.prompt_template="{sentence} is"',
+        'data.completion_template="{kind}"',
+        "data.group_column=film",
+        "schedule=deeper",
+        "ffn_sparsity=0.3",
+        "estimator=svd",
+        "svd_rank=3",
+        "train.max_steps=10",
+        "measure.eval_every=5",
+        "measure.eval_rows=20",
         "train.threads=1",
         "measure.timing=none",
     ]

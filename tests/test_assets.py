@@ -98,7 +98,7 @@ def test_cache_that_cannot_be_written(
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UserError, match="critics, minilm"):
+    with pytest.raises(UserError, match="critics, minilm, smollm2"):
         assets.resolve("asset:nope")
 
 

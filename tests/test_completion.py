@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparselora.batches import TokenizedSplit, collate
 from sparselora.completion import (
@@ -19,7 +18,7 @@ from sparselora.completion import (
 from sparselora.data import Split
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
-from tests.conftest import WORDS
+from tests.conftest import word_tokenizer
 from tests.sparse.test_ffn import assert_all_close
 from tests.sparse.test_tokens import DECODERS, completions, tiny_decoder
 
@@ -27,22 +26,6 @@ CHAT = (
     "{% for message in messages %}<user> {{ message['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<model>{% endif %}"
 )
-
-
-def word_tokenizer(chat_template: str | None = None) -> Any:
-    """A word is a token."""
-    special = ["<pad>", "<unk>", "<eos>", "<user>", "<model>", "<end>"]
-    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<eos>",
-        additional_special_tokens=["<user>", "<model>", "<end>"],
-        chat_template=chat_template,
-    )
 
 
 def split_of(prompts: list[str], answers: list[str]) -> Split:

@@ -9,7 +9,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparselora import SparsityConfig, sparsify
-from sparselora.dimensions import model_dimensions
+from sparselora.completion import completion_loss
+from sparselora.dimensions import attention_kept_of, kept_of, model_dimensions
 from sparselora.flops import (
     STUDY_SECOND_TABLE,
     ModelDimensions,
@@ -21,6 +22,7 @@ from sparselora.flops import (
 from sparselora.paths import PACKAGE
 from sparselora.schedule import kept_channels
 from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.train import head_positions, tokens_kept_dense
 
 REAL: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
@@ -143,3 +145,55 @@ def test_the_studys_accounting_to_the_digit() -> None:
     figures = [dense.total, original.total, original.lin2, optimized.total, optimized.lin2]
     figures += [*second.values(), sliced_ffn_flops(0.75)]
     assert all(f"{figure:,}" in page for figure in figures)
+
+
+@pytest.mark.parametrize("tokens", ["all", "context"])
+@pytest.mark.parametrize("projections", [ROLES, ("value",)], ids=str)
+def test_a_decoder_with_sparse_attention_within_one_percent(
+    tokens: str, projections: tuple[str, ...]
+) -> None:
+    """Token splitting, sliced attention maps and a head applied to the labelled positions alone."""
+    config = transformers.LlamaConfig(**REAL["llama"], attn_implementation="eager")
+    base = transformers.LlamaForCausalLM(config)
+    base.config.use_cache = False
+    named = dict(zip(ROLES, ARCHITECTURES["llama"].attention, strict=True))
+    targets = [named[role] for role in projections]
+    lora = LoraConfig(task_type=TaskType.CAUSAL_LM, r=8, lora_dropout=0.05, target_modules=targets)
+    model = get_peft_model(base, lora).train()
+    settings = SparsityConfig(
+        svd_rank=8,
+        estimator_tokens=64,
+        rule="deeper",
+        ffn_sparsity=0.45,
+        qk_sparsity=0.25,
+        vo_sparsity=0.3,
+        tokens=tokens,
+    )
+    sparsify(model, settings)
+    labels = torch.full((3, 50), -100)
+    labels[:, 42:] = 7
+    batch = {
+        "input_ids": torch.randint(5, 900, (3, 50)),
+        "attention_mask": torch.ones(3, 50, dtype=torch.long),
+        "labels": labels,
+    }
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        completion_loss(model, batch).backward()
+    dimensions = model_dimensions(model)
+    d, f = dimensions.hidden_size, dimensions.intermediate_size
+    ours = step_flops(
+        dimensions,
+        3,
+        50,
+        kept_of(model, [0.0, 0.0, 0.0, 0.9, 0.9, 0.9]),
+        projections,
+        8,
+        svd_estimate_flops(d, f, 8),
+        64,
+        dense_tokens=tokens_kept_dense(batch, settings),
+        head_positions=head_positions(batch),
+        attention=attention_kept_of(model, settings),
+    )
+    assert tokens_kept_dense(batch, settings) == (27 if tokens == "context" else 0)
+    assert head_positions(batch) == 24
+    assert ours.total == pytest.approx(counter.get_total_flops(), rel=0.01)

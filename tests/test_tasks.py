@@ -1,67 +1,30 @@
 """Fine-tuning a decoder to complete prompts, from the command line to the report."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-import transformers
 
 from sparselora.report.__main__ import main as report_main
 from sparselora.schema import TASKS as NAMES
 from sparselora.tasks import TASKS
-from tests.conftest import TINY, Outcome
-from tests.test_completion import word_tokenizer
-
-
-@pytest.fixture(scope="module")
-def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama of four layers with a tokenizer of words, in the hub's own format."""
-    folder = tmp_path_factory.mktemp("hub") / "tiny-llama"
-    tokenizer = word_tokenizer()
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = TINY["llama"] | {"num_hidden_layers": 4, "vocab_size": len(tokenizer)}
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def overrides(decoder_folder: Path, table_file: Path) -> list[str]:
-    return [
-        "task=causal_lm",
-        "model.name=tiny",
-        f"model.name_or_path={decoder_folder}",
-        "data=table",
-        f"data.path={table_file}",
-        'data.prompt_template="{sentence} is"',
-        'data.completion_template="{kind}"',
-        "data.group_column=film",
-        "schedule=deeper",
-        "ffn_sparsity=0.3",
-        "estimator=svd",
-        "svd_rank=3",
-        "train.max_steps=10",
-        "measure.eval_every=5",
-        "measure.eval_rows=20",
-        "train.threads=1",
-        "measure.timing=none",
-    ]
+from tests.conftest import Outcome
 
 
 def test_every_task_has_a_row() -> None:
     assert tuple(TASKS) == NAMES
 
 
-def test_a_decoder_learns_to_complete(invoke: Callable[..., Outcome], overrides: list[str]) -> None:
+def test_a_decoder_learns_to_complete(
+    invoke: Callable[..., Outcome], decoder_overrides: list[str]
+) -> None:
     more = [
         "tokens=context",
         "train.max_steps=60",
         "measure.eval_every=60",
         "train.learning_rate=0.02",
     ]
-    outcome = invoke(*overrides, *more)
+    outcome = invoke(*decoder_overrides, *more)
     assert outcome.code == 0, outcome.err
     assert "exact match" in outcome.out
     (record,) = outcome.records()
@@ -115,10 +78,10 @@ def test_a_decoder_learns_to_complete(invoke: Callable[..., Outcome], overrides:
     ],
 )
 def test_a_mistake_is_one_line(
-    invoke: Callable[..., Outcome], overrides: list[str], more: list[str], message: str
+    invoke: Callable[..., Outcome], decoder_overrides: list[str], more: list[str], message: str
 ) -> None:
     given = {item.split("=")[0] for item in more}
-    kept = [item for item in overrides if item.split("=")[0] not in given]
+    kept = [item for item in decoder_overrides if item.split("=")[0] not in given]
     if "model" in given:
         kept = [item for item in kept if not item.startswith("model.")]
     if "task=classification" in more:

@@ -34,9 +34,20 @@ def two_points(sweep: Path) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("sweep", FILES, ids=lambda path: path.stem)
-def test_sweep(invoke: Callable[..., Outcome], tiny_overrides: list[str], sweep: Path) -> None:
+def test_sweep(
+    invoke: Callable[..., Outcome],
+    tiny_overrides: list[str],
+    decoder_overrides: list[str],
+    sweep: Path,
+) -> None:
     changes, count = two_points(sweep)
     quick = list(QUICK)
+    tiny = decoder_overrides if sweep.stem.startswith("paper_") else tiny_overrides
+    if sweep.stem.startswith("paper_"):
+        quick.remove("calibration.batches=1")
+        swept = set(OmegaConf.load(sweep).hydra.sweeper.params)
+        needed = {"svd_rank"} if "estimator" in swept else set()  # random has none
+        tiny = [item for item in tiny if item.split("=")[0] not in swept | needed]
     if sweep.stem in (
         "estimators",
         "schedules",
@@ -47,7 +58,7 @@ def test_sweep(invoke: Callable[..., Outcome], tiny_overrides: list[str], sweep:
     ):
         quick.remove("calibration.batches=1")  # without effect in some of the two
     own = {item.split("=")[0] for item in quick}
-    rest = [item for item in tiny_overrides if item.split("=")[0] not in own]
+    rest = [item for item in tiny if item.split("=")[0] not in own]
     outcome = invoke("-m", f"+sweep={sweep.stem}", *changes, *quick, *rest)
     assert outcome.code == 0, outcome.err
     records = outcome.records()
