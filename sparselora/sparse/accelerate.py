@@ -1,4 +1,4 @@
-"""A faster path for what surrounds the FFN in a LoRA step: adapters, dropout, attention's dropout.
+"""A faster path for what surrounds the FFN in a LoRA step: adapters, dropout, attention's dropout, norms.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
 that it replaces is swapped for one of a subclass that shares its state, so that PEFT, checkpoints and
@@ -14,6 +14,7 @@ from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.dropout import FastDropout
 from sparselora.sparse.lora import FastLoraLinear
+from sparselora.sparse.norm import fast_norm
 from sparselora.sparse.stand_in import sharing
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
@@ -31,7 +32,7 @@ class Acceleration:
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                kind = STAND_INS.get(type(child))
+                kind = STAND_INS.get(type(child)) or fast_norm(type(child))
                 if kind is not None:
                     self._swapped.append((parent, name, child))
                     parent._modules[name] = sharing(child, kind)
