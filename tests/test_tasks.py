@@ -90,3 +90,21 @@ def test_a_mistake_is_one_line(
     assert outcome.code == 2
     (line,) = outcome.message
     assert message in line
+
+
+def test_sparse_attention_is_no_plain_lora(
+    invoke: Callable[..., Outcome], decoder_overrides: list[str]
+) -> None:
+    kept = [item for item in decoder_overrides if not item.startswith(("ffn_", "schedule"))]
+    outcome = invoke(
+        *kept, "schedule=uniform", "ffn_sparsity=0", "qk_sparsity=0.4", "vo_sparsity=0.4"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "attention left out" in outcome.out
+    (record,) = outcome.records()
+    assert record["label"] != "dense"
+    assert record["steps"]["sparse"] == 9
+    assert record["flops"]["bound"] > 1.02
+    layer = record["sparsity"]["layers"][0]
+    # Two heads of keys of six channels: two of three pairs, and four of six, stay.
+    assert (layer["qk_sparsity"], layer["vo_sparsity"]) == pytest.approx((1 / 3, 1 / 3))

@@ -202,6 +202,13 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     realised = content["sparsity"]["realised_mean"]
     by_layer = " ".join(f"{layer['realised_sparsity']:.3f}" for layer in layers)
     table.add_row("realised sparsity", f"{realised:.3f} mean; by layer {by_layer or 'none'}")
+    shares = {
+        name: sum(layer.get(key, 0.0) for layer in layers) / max(len(layers), 1)
+        for name, key in (("query and key", "qk_sparsity"), ("value and output", "vo_sparsity"))
+    }
+    if any(shares.values()):
+        text = ", ".join(f"{share:.3f} of {name}" for name, share in shares.items())
+        table.add_row("attention left out", f"{text}, mean over layers")
     schedule = content.get("calibrated_schedule")
     if schedule:
         chosen = " ".join(f"{value:.3f}" for value in schedule["sparsities"])
