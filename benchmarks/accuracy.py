@@ -1,13 +1,15 @@
-"""What does each estimator cost in accuracy? The optimized schedule on the embedded data, by seed.
+"""What does each setting cost in accuracy? The embedded data, by seed.
 
     python benchmarks/accuracy.py                     every arm and seed, hours; goes on where it was
     python benchmarks/accuracy.py static --seeds 1 2  some of them
     python benchmarks/accuracy.py --summary           means, differences to dense, intervals
+    python benchmarks/accuracy.py --suite decoder     the paper's ablations on the embedded decoder
 
-Each run is a `sparselora.run` of its own in the default budget, two at a time with one thread each. A row
-is added to `docs/results/accuracy.csv` when a run ends; one that is there is not run again. At most 20 %
-of the steps are dense. `correct` holds, in hexadecimal, which validation lines were answered correctly
-after the last step.
+The suite `encoder` compares estimators at the optimized schedule, with at most 20 % dense steps, in the
+default budget; `decoder` what the paper compares, around `experiment=paper`. Each run is a
+`sparselora.run` of its own, two at a time with one thread each. A row is added to
+`docs/results/accuracy.csv`, or `decoder.csv`, when a run ends; one that is there is not run again.
+`correct` holds, in hexadecimal, which validation lines were answered correctly after the last step.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -27,7 +30,7 @@ import pandas as pd
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
 FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15")
-ARMS: dict[str, tuple[str, ...]] = {
+ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "dense": ("experiment=dense",),
     "svd 4 (experiment=optimized)": ("experiment=optimized",),
     "static + lowrank 8, dense finish": ("estimator=static", "compensation=lowrank", *FINISH),
@@ -46,15 +49,53 @@ ARMS: dict[str, tuple[str, ...]] = {
     "svd 8, dense finish": ("estimator=svd", *FINISH),
 }
 """The number is the rank, of the estimate or of compensation."""
+PAPER = ("experiment=paper",)
+DECODER_ARMS: dict[str, tuple[str, ...]] = {
+    "dense": ("experiment=dense",),
+    "paper": PAPER,
+    "all tokens": (*PAPER, "tokens=all"),
+    "oracle": (*PAPER, "estimator=oracle"),
+    "random": (*PAPER, "estimator=random"),
+    "uniform layers": (*PAPER, "schedule=uniform", "ffn_sparsity=0.45"),
+    "dense start 0": (*PAPER, "sparse_warmup_ratio=0"),
+    "dense start 0.05": (*PAPER, "sparse_warmup_ratio=0.05"),
+    "dense start 0.2": (*PAPER, "sparse_warmup_ratio=0.2"),
+    "attention 0.5 in the deeper half": (*PAPER, "qk_sparsity=0.25", "vo_sparsity=0.25"),
+}
+"""`paper` is context alone, SVD of rank 8, FFN 0.9 in the deeper half, a dense start of 0.1."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Arms that are compared with each other."""
+
+    arms: dict[str, tuple[str, ...]]
+    common: tuple[str, ...]
+    """Overrides of every arm."""
+    file: str
+
+    def overrides(self, arm: str) -> tuple[str, ...]:
+        """What stands on an arm's command line."""
+        return (*self.common, *self.arms[arm])
+
+
+SUITES = {
+    "encoder": Suite(ENCODER_ARMS, (), "accuracy.csv"),
+    "decoder": Suite(
+        DECODER_ARMS,
+        ("model=smollm2", "task=causal_lm", "train.max_steps=150", "measure.eval_first=false"),
+        "decoder.csv",
+    ),
+}
 FIELDS = (
     *("arm", "seed", "accuracy", "f1", "loss", "best_accuracy", "run_seconds"),
     *("calibration_seconds", "realised_sparsity", "commit", "overrides", "correct"),
 )
 
 
-def run(arm: str, seed: int, folder: Path) -> dict[str, object]:
+def run(suite: Suite, arm: str, seed: int, folder: Path) -> dict[str, object]:
     """One fine-tune; → its row."""
-    command = [sys.executable, "-m", "sparselora.run", *ARMS[arm], f"seed={seed}"]
+    command = [sys.executable, "-m", "sparselora.run", *suite.overrides(arm), f"seed={seed}"]
     command += ["measure=accuracy", "measure.eval_every=null", "train.threads=1"]
     command += ["train.keep_checkpoints=none", f"hydra.run.dir={folder}"]
     began = time.perf_counter()
@@ -65,24 +106,27 @@ def run(arm: str, seed: int, folder: Path) -> dict[str, object]:
     final = record["metrics"]["validation"]
     predictions = pd.read_parquet(folder / "predictions.parquet")
     last = predictions[predictions["step"] == predictions["step"].max()]
-    correct = np.stack(last["logits"].tolist()).argmax(1) == last["label"].to_numpy()
+    if "correct" in last:
+        correct = last["correct"].to_numpy()
+    else:
+        correct = np.stack(last["logits"].tolist()).argmax(1) == last["label"].to_numpy()
     return {
         "arm": arm,
         "seed": seed,
         "accuracy": round(final["accuracy"], 5),
-        "f1": round(final["f1"], 5),
+        "f1": round(final["f1"], 5) if "f1" in final else "",
         "loss": round(final["loss"], 5),
         "best_accuracy": round(record["metrics"]["best_validation"]["accuracy"], 5),
         "run_seconds": round(time.perf_counter() - began),
         "calibration_seconds": round(record["calibration_seconds"], 2),
         "realised_sparsity": round(record["sparsity"]["realised_mean"], 4),
         "commit": record["provenance"]["git"]["commit"],
-        "overrides": " ".join(ARMS[arm]),
+        "overrides": " ".join(suite.overrides(arm)),
         "correct": np.packbits(correct).tobytes().hex(),
     }
 
 
-def done(path: Path) -> set[tuple[str, int]]:
+def done(suite: Suite, path: Path) -> set[tuple[str, int]]:
     """The arms and seeds that are there, as they are defined now."""
     if not path.exists():
         return set()
@@ -90,16 +134,18 @@ def done(path: Path) -> set[tuple[str, int]]:
     other = [
         arm
         for arm, how in zip(table["arm"], table["overrides"], strict=True)
-        if " ".join(ARMS.get(arm, ())) != how
+        if arm not in suite.arms or " ".join(suite.overrides(arm)) != how
     ]
     if other:
         raise SystemExit(f"{path}: {other[0]} was another setting when it ran; move the file away")
     return set(zip(table["arm"], table["seed"], strict=True))
 
 
-def work_off(arms: list[str], seeds: list[int], jobs: int, path: Path, outputs: Path) -> None:
+def work_off(
+    suite: Suite, arms: list[str], seeds: list[int], jobs: int, path: Path, outputs: Path
+) -> None:
     """Run what is missing, seed by seed, so that arms stay comparable whenever it is stopped."""
-    there = done(path)
+    there = done(suite, path)
     todo = [(arm, seed) for seed in seeds for arm in arms]
     todo = [each for each in todo if each not in there]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +155,8 @@ def work_off(arms: list[str], seeds: list[int], jobs: int, path: Path, outputs: 
     writing = Lock()
 
     def one(each: tuple[str, int]) -> None:
-        folder = outputs / f"{list(ARMS).index(each[0])}-{each[1]}-{os.getpid()}"
-        row = run(*each, folder)
+        folder = outputs / f"{list(suite.arms).index(each[0])}-{each[1]}-{os.getpid()}"
+        row = run(suite, *each, folder)
         with writing, path.open("a", newline="") as file:
             csv.DictWriter(file, FIELDS).writerow(row)
         print(each, row["accuracy"], f"{row['run_seconds']} s", flush=True)
@@ -125,35 +171,37 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("arms", nargs="*", help="names of arms; all where none is given")
+    parser.add_argument("--suite", choices=SUITES, default="encoder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
-    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.csv")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/accuracy"))
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
+    suite: Suite = SUITES[options.suite]
+    path = RESULTS / suite.file
     if options.summary:
-        print(summary(options.out))
-    else:
-        unknown = [arm for arm in options.arms if arm not in ARMS]
-        if unknown:
-            parser.error(f"{unknown[0]}: one of {', '.join(ARMS)} is allowed")
-        work_off(
-            options.arms or list(ARMS), options.seeds, options.jobs, options.out, options.outputs
-        )
+        print(summary(suite, path))
+        return
+    unknown = [arm for arm in options.arms if arm not in suite.arms]
+    if unknown:
+        parser.error(f"{unknown[0]}: one of {', '.join(suite.arms)} is allowed")
+    arms = options.arms or list(suite.arms)
+    work_off(suite, arms, options.seeds, options.jobs, path, options.outputs)
 
 
-def summary(path: Path) -> str:
+def summary(suite: Suite, path: Path) -> str:
     """A line an arm: mean, difference to dense paired by seed, 95 % interval over films and seeds."""
     from hydra import compose, initialize_config_dir
 
     from sparselora import hydra_setup
+    from sparselora.checks import load_run_data
     from sparselora.config import parse_config
-    from sparselora.data import load_data
     from sparselora.paths import CONF
 
     hydra_setup.install()
     with initialize_config_dir(str(CONF)):
-        films = load_data(parse_config(compose("config")).data).splits["validation"]
+        run = parse_config(compose("config", list(suite.common)))
+    films = load_run_data(run).splits["validation"]
     groups = pd.factorize(pd.Series(films.groups))[0]
     table = pd.read_csv(path)
     answers = {
@@ -165,7 +213,7 @@ def summary(path: Path) -> str:
     generator = np.random.default_rng(0)
     counts = np.bincount(groups)
     lines = [f"{'arm':36}{'seeds':>6}{'mean':>8}{'to dense, points':>18}   95 % interval"]
-    for arm in ARMS:
+    for arm in suite.arms:
         seeds = [seed for name, seed in answers if name == arm]
         paired = [seed for seed in seeds if ("dense", seed) in answers]
         if not seeds:

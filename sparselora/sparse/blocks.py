@@ -231,8 +231,8 @@ def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
         if rate:
             raise UserError(f"model: layer.{index}.{row.inner_dropout} drops {rate}; 0 is allowed")
     fused = row.gate == row.lin1
-    lin1, lin2 = _frozen_linear(layer, row.lin1, index), _frozen_linear(layer, row.lin2, index)
-    gate = None if row.gate is None else _frozen_linear(layer, row.gate, index)
+    lin1, lin2 = (frozen_linear(layer, path, index, "FFN") for path in (row.lin1, row.lin2))
+    gate = None if row.gate is None else frozen_linear(layer, row.gate, index, "FFN")
     return FFNBlock(
         name=f"layer.{index}",
         layer=layer,
@@ -244,30 +244,35 @@ def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
     )
 
 
-def _frozen_linear(layer: nn.Module, path: str, index: int) -> nn.Module:
+def frozen_linear(layer: nn.Module, path: str, index: int, kind: str) -> nn.Module:
+    """The map at `path` below a layer, with its adapter where it has one.
+
+    Args:
+        index: of the layer, and `kind` of its part (FFN, attention): for messages.
+
+    Raises:
+        UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter, which
+            is what slicing it takes.
+    """
     linear: Any = layer.get_submodule(path)
     where = f"layer.{index}.{path}"
     base = linear.base_layer if isinstance(linear, LoraLinear) else linear
     if type(base) not in (nn.Linear, Conv1D):
         raise UserError(
             f"model: {where} is a {type(linear).__name__}; a plain linear map, or PEFT's LoRA on "
-            "one, is allowed in the FFN"
+            f"one, is allowed in a sparse {kind}"
         )
-    if base is not linear:
-        _check_adapter(linear, where)
     if base.get_parameter("weight").requires_grad:
         raise UserError(
-            f"model: {where}.weight trains; only frozen FFN weights can be left out "
+            f"model: {where}.weight trains; only frozen {kind} weights can be left out "
             "(wrap the model with peft.get_peft_model first)"
         )
-    return linear
-
-
-def _check_adapter(layer: Any, where: str) -> None:
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    active = [] if base is linear else [n for n in linear.active_adapters if n in linear.lora_A]
     if len(active) > 1:
         raise UserError(f"model: {where} has the adapters {active} active; one is allowed")
-    if active and (active[0] in layer.lora_variant or layer.lora_bias[active[0]]):
+    if active and (active[0] in linear.lora_variant or linear.lora_bias[active[0]]):
         raise UserError(
-            f"model: {where} carries a variant of LoRA (DoRA, a bias, …); plain LoRA is allowed"
+            f"model: {where} carries a variant of LoRA (DoRA, a bias, …); plain LoRA is allowed in a "
+            f"sparse {kind}"
         )
+    return linear

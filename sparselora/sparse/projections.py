@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sparselora.errors import UserError
 from sparselora.sparse.architectures import Architecture
-from sparselora.sparse.blocks import LinearMap, get_architecture, get_backbone
+from sparselora.sparse.blocks import LinearMap, frozen_linear, get_architecture, get_backbone
 
 ROLES = ("query", "key", "value", "output")
 
@@ -98,7 +96,7 @@ def find_attention(model: nn.Module) -> list[Attention]:
     layers = backbone.get_submodule(architecture.layers)
     for index, layer in enumerate(layers.children()):
         maps = {
-            role: LinearMap(_frozen(layer, path, index))
+            role: LinearMap(frozen_linear(layer, path, index, "attention"))
             for role, path in zip(ROLES, architecture.attention, strict=True)
         }
         found.append(
@@ -113,29 +111,3 @@ def find_attention(model: nn.Module) -> list[Attention]:
             )
         )
     return found
-
-
-def _frozen(layer: nn.Module, path: str, index: int) -> nn.Module:
-    linear: Any = layer.get_submodule(path)
-    where = f"layer.{index}.{path}"
-    base = linear.base_layer if isinstance(linear, LoraLinear) else linear
-    if type(base) not in (nn.Linear, Conv1D):
-        raise UserError(
-            f"model: {where} is a {type(linear).__name__}; a plain linear map, or PEFT's LoRA on "
-            "one, is allowed where attention is sparse"
-        )
-    if base.get_parameter("weight").requires_grad:
-        raise UserError(
-            f"model: {where}.weight trains; only frozen attention weights can be left out "
-            "(wrap the model with peft.get_peft_model first)"
-        )
-    if base is not linear:
-        active = [name for name in linear.active_adapters if name in linear.lora_A]
-        if len(active) > 1:
-            raise UserError(f"model: {where} has the adapters {active} active; one is allowed")
-        if active and (active[0] in linear.lora_variant or linear.lora_bias[active[0]]):
-            raise UserError(
-                f"model: {where} carries a variant of LoRA (DoRA, a bias, …), which needs the whole "
-                "weight; plain LoRA is allowed where attention is sparse"
-            )
-    return linear

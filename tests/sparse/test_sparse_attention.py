@@ -19,6 +19,7 @@ from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.projections import ROLES, find_attention
 from tests.conftest import tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, gradients
+from tests.sparse.test_ffn import masked_reference as masked_ffn
 from tests.sparse.test_tokens import DECODERS, completions, dense_tokens, tiny_decoder
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.4)
@@ -331,3 +332,26 @@ def test_choice_respects_heads_groups_and_pairs(
         left = torch.ones(heads * e, dtype=torch.bool)
         left[chosen.value] = False
         assert norms[2][chosen.value].min() >= norms[2][left].max()
+
+
+@pytest.mark.parametrize("variant", ["use_dora", "use_rslora"])
+def test_other_adapters_stay_whole_and_exact(variant: str) -> None:
+    """DoRA and rank-stabilised LoRA on the attention, beside a sparse FFN."""
+    model = tiny_decoder("llama", **{variant: True}).double()
+    pristine = copy.deepcopy(model)
+    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    got = gradients(model, completions())
+    chosen = {name: ffn.chosen for name, ffn in handle.sparse_blocks.items()}
+    assert_all_close(got, gradients(masked_ffn(pristine, chosen), completions()))
+
+
+def test_dora_needs_the_whole_weight() -> None:
+    model = tiny_decoder("llama", use_dora=True)
+    with pytest.raises(UserError, match="variant of LoRA"):
+        sparsify(model, CONFIG)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    rank_stabilised = tiny_decoder("llama", use_rslora=True).double()
+    pristine = copy.deepcopy(rank_stabilised)
+    handle = sparsify(rank_stabilised, CONFIG)
+    got = gradients(rank_stabilised, completions())
+    assert_all_close(got, gradients(masked_reference(pristine, handle), completions()))
