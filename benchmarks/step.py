@@ -1,7 +1,8 @@
-"""How fast is a sparse step, against stock PEFT LoRA? DistilBERT's sizes, random weights.
+"""How fast is a sparse step, against stock PEFT LoRA? DistilBERT's sizes, random weights; and a decoder.
 
-    python benchmarks/step.py                 every case, some twenty minutes on a quiet machine
+    python benchmarks/step.py                 every case, an hour on a quiet machine
     python benchmarks/step.py optimized       those whose name holds a word
+    python benchmarks/step.py smollm2         the decoder's
     python benchmarks/step.py --list          the cases and what each is to reach
 
 Each case is a `sparselora.bench` of its own: stock, our dense and our sparse path interleaved, optimizer
@@ -23,6 +24,10 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 LONG, SHORT = (
     ("bench.batch_size=32", "bench.seq_len=64"),
     ("bench.batch_size=16", "bench.seq_len=27"),
+)
+DECODER = (
+    *("model=smollm2", "task=causal_lm", "experiment=paper"),
+    *("bench.batch_size=4", "bench.seq_len=256"),
 )
 QUERY_VALUE, ALL_FOUR = "lora=query_value", "lora=attention"
 
@@ -69,12 +74,21 @@ CASES = (
         "speedup",
         1.65,
     ),
+    Case("smollm2 4x256, FFN 0.9 deeper", (*DECODER, "tokens=all"), "efficiency", 0.92),
+    Case(
+        "smollm2 4x256, FFN 0.9, attention 0.5 deeper",
+        (*DECODER, "tokens=all", "qk_sparsity=0.25", "vo_sparsity=0.25"),
+        "efficiency",
+        0.92,
+    ),
+    Case("smollm2 4x256, FFN 0.9 deeper, context alone", DECODER, "efficiency", 0.92),
 )
 
 
 def run_case(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
     """One `sparselora.bench` in a process of its own; → what it wrote."""
-    command = [sys.executable, "-m", "sparselora.bench", "model=distilbert-random", *case.overrides]
+    model = [] if case.overrides[0].startswith("model=") else ["model=distilbert-random"]
+    command = [sys.executable, "-m", "sparselora.bench", *model, *case.overrides]
     command += [f"measure.min_rounds={rounds}", "train.threads=2", f"hydra.run.dir={folder}"]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise SystemExit(f"the bench failed: {' '.join(command)}")
@@ -127,8 +141,9 @@ def main() -> None:
                 writer.writerows(rows.values())
             print(
                 f"{case.name}: {row['speedup']:.3f} ({row['speedup_low']:.3f} to "
-                f"{row['speedup_high']:.3f}), target {case.target}, bound {row['bound']:.3f}, "
-                f"our dense {row['dense_speedup']:.3f}, over our dense {row['own_speedup']:.3f}",
+                f"{row['speedup_high']:.3f}), target {case.figure} {case.target}, bound "
+                f"{row['bound']:.3f}, our dense {row['dense_speedup']:.3f}, over our dense "
+                f"{row['own_speedup']:.3f}, {row['efficiency']:.1%} of the bound",
                 flush=True,
             )
 

@@ -1,4 +1,4 @@
-"""A faster path for what surrounds the FFN in a LoRA step: adapters, dropout, attention's dropout, norms.
+"""A faster path for a LoRA step, dense as it is: adapters, dropout, attention's too, norms, gated FFNs.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
 that it replaces is swapped for one of a subclass that shares its state, so that PEFT, checkpoints and
@@ -13,6 +13,7 @@ from torch import nn
 from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.dropout import FastDropout
+from sparselora.sparse.gated_ffn import fast_ffn
 from sparselora.sparse.lora import FastLoraLinear
 from sparselora.sparse.norm import fast_norm
 from sparselora.sparse.stand_in import sharing
@@ -32,7 +33,8 @@ class Acceleration:
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                kind = STAND_INS.get(type(child)) or fast_norm(type(child))
+                original = type(child)
+                kind = STAND_INS.get(original) or fast_norm(original) or fast_ffn(original)
                 if kind is not None:
                     self._swapped.append((parent, name, child))
                     parent._modules[name] = sharing(child, kind)
