@@ -81,14 +81,9 @@ def fit(
     probing = calibrating[:CURVE_BATCHES]
     # What the curves depend on: not the sparsities, and not which steps are dense.
     setting = replace(
-        config,
+        config.of_ffn_alone(),
         ffn_sparsity=0.5,
         layer_sparsity={},
-        qk_sparsity=0.0,
-        vo_sparsity=0.0,
-        layer_qk_sparsity={},
-        layer_vo_sparsity={},
-        tokens="all",
         rule="uniform",
         sparse_warmup_ratio=0.0,
         sparse_rampup_ratio=0.0,

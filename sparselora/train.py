@@ -13,7 +13,7 @@ from sparselora.lock import DeviceLock
 from sparselora.schedule import Phases
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle
-from sparselora.sparse.tokens import IGNORED, TokenSplit
+from sparselora.sparse.tokens import IGNORED, output_tokens
 from sparselora.timing import StepTimer
 
 if TYPE_CHECKING:
@@ -211,9 +211,8 @@ def tokens_kept_dense(batch: Mapping[str, Tensor], config: SparsityConfig) -> in
     """How many of a batch's positions every channel is computed for, in a sparse step."""
     if config.tokens == "all":
         return 0
-    labels = batch["labels"]
-    split = TokenSplit.of(labels, batch["attention_mask"], config.sink_tokens)
-    return labels.numel() - split.context
+    dense, _ = output_tokens(batch["labels"], batch["attention_mask"], config.sink_tokens)
+    return int(dense.sum())
 
 
 def head_positions(batch: Mapping[str, Tensor]) -> int:

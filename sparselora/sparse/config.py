@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from sparselora.errors import UserError
@@ -187,6 +187,17 @@ class SparsityConfig:
                 "hidden_size is allowed"
             )
         check_phases(self.sparse_warmup_ratio, self.sparse_rampup_ratio, self.sparse_cooldown_ratio)
+
+    def of_ffn_alone(self) -> "SparsityConfig":
+        """The same with whole attention maps and all tokens sparse: what error curves are of."""
+        return replace(
+            self,
+            qk_sparsity=0.0,
+            vo_sparsity=0.0,
+            layer_qk_sparsity={},
+            layer_vo_sparsity={},
+            tokens="all",
+        )
 
     @property
     def sparsifies_attention(self) -> bool:

@@ -38,16 +38,11 @@ def error_curves(
         A row a layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
     """
     probe = replace(
-        config,
+        config.of_ffn_alone(),
         rule="uniform",
         layer_sparsity={},
         ffn_sparsity=0.5,
         estimator_every=1,
-        qk_sparsity=0.0,
-        vo_sparsity=0.0,
-        layer_qk_sparsity={},
-        layer_vo_sparsity={},
-        tokens="all",
     )
     handle = sparsify(model, probe, calibration)
     modes = {module: module.training for module in model.modules()}

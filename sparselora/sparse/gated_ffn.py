@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.ffn import SparseFFNFunction
+from sparselora.sparse.stand_in import mixed
 
 CLASSES = frozenset(
     f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
@@ -47,11 +48,4 @@ def _is_frozen(linear: nn.Module) -> bool:
 
 def fast_ffn(kind: type[nn.Module]) -> type[nn.Module] | None:
     """What stands in for an FFN of class `kind`; None where it is none of `CLASSES`."""
-    if kind.__name__ not in CLASSES:
-        return None
-    if kind not in _MADE:
-        _MADE[kind] = type(f"Fast{kind.__name__}", (_FastFFN, kind), {})
-    return _MADE[kind]
-
-
-_MADE: dict[type[nn.Module], type[nn.Module]] = {}
+    return mixed(_FastFFN, kind) if kind.__name__ in CLASSES else None

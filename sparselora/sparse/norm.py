@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sparselora.sparse.stand_in import mixed
+
 CLASSES = frozenset(
     f"{name}RMSNorm" for name in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3", "SmolLM3")
 )
@@ -55,11 +57,4 @@ class _FastNorm:
 
 def fast_norm(kind: type[nn.Module]) -> type[nn.Module] | None:
     """What stands in for a norm of class `kind`; None where it is none of `CLASSES`."""
-    if kind.__name__ not in CLASSES:
-        return None
-    if kind not in _MADE:
-        _MADE[kind] = type(f"Fast{kind.__name__}", (_FastNorm, kind), {})
-    return _MADE[kind]
-
-
-_MADE: dict[type[nn.Module], type[nn.Module]] = {}
+    return mixed(_FastNorm, kind) if kind.__name__ in CLASSES else None

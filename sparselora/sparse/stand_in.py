@@ -134,3 +134,13 @@ def sharing(original: nn.Module, kind: type[nn.Module]) -> nn.Module:
     stand_in = kind.__new__(kind)
     object.__setattr__(stand_in, "__dict__", original.__dict__)
     return stand_in
+
+
+def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
+    """`kind` with the methods of `mixin` before its own; the same class each time."""
+    if (mixin, kind) not in _MIXED:
+        _MIXED[mixin, kind] = type(f"Fast{kind.__name__}", (mixin, kind), {})
+    return _MIXED[mixin, kind]
+
+
+_MIXED: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}

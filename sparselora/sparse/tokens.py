@@ -48,14 +48,7 @@ class TokenSplit:
                 attention goes to them, whatever they are.
             position_ids: (B, T), where several sequences are packed in a row.
         """
-        labelled = labels != IGNORED
-        dense = labelled.clone()
-        dense[:, :-1] |= labelled[:, 1:]
-        real = torch.ones_like(labelled) if attention_mask is None else attention_mask != 0
-        if sink_tokens:
-            place = real.cumsum(1) - 1 if position_ids is None else position_ids
-            dense |= real & (place < sink_tokens)
-        dense &= real
+        dense, real = output_tokens(labels, attention_mask, sink_tokens, position_ids)
         # Stable, so that each side keeps its order and gathers walk forward in memory.
         order = dense.reshape(-1).to(torch.uint8).argsort(stable=True)
         return cls(
@@ -64,6 +57,23 @@ class TokenSplit:
             inverse=order.argsort(),
             context=dense.numel() - int(dense.sum()),
         )
+
+
+def output_tokens(
+    labels: Tensor,
+    attention_mask: Tensor | None,
+    sink_tokens: int = 0,
+    position_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Which tokens count as output, and which are real, (B, T) each; arguments as of `TokenSplit.of`."""
+    labelled = labels != IGNORED
+    dense = labelled.clone()
+    dense[:, :-1] |= labelled[:, 1:]
+    real = torch.ones_like(labelled) if attention_mask is None else attention_mask != 0
+    if sink_tokens:
+        place = real.cumsum(1) - 1 if position_ids is None else position_ids
+        dense |= real & (place < sink_tokens)
+    return dense & real, real
 
 
 class _Permute(torch.autograd.Function):
