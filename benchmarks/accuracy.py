@@ -9,7 +9,8 @@ The suite `encoder` compares estimators at the optimized schedule, with at most 
 default budget; `decoder` what the paper compares, around `experiment=paper`. Each run is a
 `sparselora.run` of its own, two at a time with one thread each. A row is added to
 `docs/results/accuracy.csv`, or `decoder.csv`, when a run ends; one that is there is not run again.
-`correct` holds, in hexadecimal, which validation lines were answered correctly after the last step.
+`correct` holds, in hexadecimal, which validation lines, by ascending id, were answered correctly after
+the last step.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from threading import Lock
 
 import numpy as np
 import pandas as pd
+
+from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answers
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
@@ -104,12 +107,8 @@ def run(suite: Suite, arm: str, seed: int, folder: Path) -> dict[str, object]:
         raise SystemExit(f"failed: {' '.join(command)}; see {folder}")
     record = json.loads((folder / "record.json").read_text())
     final = record["metrics"]["validation"]
-    predictions = pd.read_parquet(folder / "predictions.parquet")
-    last = predictions[predictions["step"] == predictions["step"].max()]
-    if "correct" in last:
-        correct = last["correct"].to_numpy()
-    else:
-        correct = np.stack(last["logits"].tolist()).argmax(1) == last["label"].to_numpy()
+    answers = load_answers(folder)
+    assert answers is not None
     return {
         "arm": arm,
         "seed": seed,
@@ -122,7 +121,7 @@ def run(suite: Suite, arm: str, seed: int, folder: Path) -> dict[str, object]:
         "realised_sparsity": round(record["sparsity"]["realised_mean"], 4),
         "commit": record["provenance"]["git"]["commit"],
         "overrides": " ".join(suite.overrides(arm)),
-        "correct": np.packbits(correct).tobytes().hex(),
+        "correct": np.packbits(answers.correct).tobytes().hex(),
     }
 
 
@@ -190,7 +189,7 @@ def main() -> None:
 
 
 def summary(suite: Suite, path: Path) -> str:
-    """A line an arm: mean, difference to dense paired by seed, 95 % interval over films and seeds."""
+    """A line an arm: mean, difference to dense paired by seed, 95 % intervals over films and seeds."""
     from hydra import compose, initialize_config_dir
 
     from sparselora import hydra_setup
@@ -201,49 +200,33 @@ def summary(suite: Suite, path: Path) -> str:
     hydra_setup.install()
     with initialize_config_dir(str(CONF)):
         run = parse_config(compose("config", list(suite.common)))
-    films = load_run_data(run).splits["validation"]
-    groups = pd.factorize(pd.Series(films.groups))[0]
+    split = load_run_data(run).splits["validation"]
+    lines = pd.DataFrame({"id": split.example_ids, "film": split.groups}).sort_values("id")
+    examples, films = lines["id"].to_numpy(), lines["film"].to_numpy()
+    bootstrap = Bootstrap(examples, films)
     table = pd.read_csv(path)
-    answers = {
-        (arm, seed): np.unpackbits(
-            np.frombuffer(bytes.fromhex(str(correct)), dtype=np.uint8), count=len(films)
-        )
-        for arm, seed, correct in table[["arm", "seed", "correct"]].itertuples(index=False)
-    }
-    generator = np.random.default_rng(0)
-    counts = np.bincount(groups)
-    lines = [f"{'arm':36}{'seeds':>6}{'mean':>8}{'to dense, points':>18}   95 % interval"]
-    for arm in suite.arms:
-        seeds = [seed for name, seed in answers if name == arm]
-        paired = [seed for seed in seeds if ("dense", seed) in answers]
-        if not seeds:
-            continue
-        mean = np.mean([answers[arm, seed].mean() for seed in seeds])
-        # (seeds, films): how many more lines of each film were right than with dense
-        gaps = np.array(
-            [
-                np.bincount(
-                    groups,
-                    weights=answers[arm, seed].astype(float) - answers["dense", seed],
-                    minlength=len(counts),
-                )
-                for seed in paired
-            ]
-        )
-        if arm == "dense" or not paired:
-            lines.append(f"{arm:36}{len(seeds):6d}{mean:8.4f}")
-            continue
-        draws = []
-        for _ in range(4000):
-            which = generator.integers(len(paired), size=len(paired))
-            film = generator.integers(len(counts), size=len(counts))
-            draws.append(gaps[which][:, film].sum(1).mean() / counts[film].sum())
-        low, high = np.quantile(draws, [0.025, 0.975]) * 100
-        gap = gaps.sum(1).mean() / counts.sum() * 100
-        lines.append(f"{arm:36}{len(seeds):6d}{mean:8.4f}{gap:+18.2f}   {low:+.2f} to {high:+.2f}")
+    answers: dict[str, dict[int, Answers]] = {arm: {} for arm in suite.arms}
+    for arm, seed, correct in table[["arm", "seed", "correct"]].itertuples(index=False):
+        bits = np.frombuffer(bytes.fromhex(str(correct)), dtype=np.uint8)
+        unpacked = np.unpackbits(bits, count=len(lines)).astype(bool)
+        answers[arm][seed] = Answers(unpacked, examples, films)
+    text = [f"{'arm':36}{'seeds':>6}  {'accuracy, %':24}to dense, points"]
+    for arm, by_seed in answers.items():
+        if by_seed:
+            mean = _percent(bootstrap.mean(list(by_seed.values())), ".2f")
+            gap = None if arm == "dense" else bootstrap.difference(by_seed, answers["dense"])
+            difference = "" if gap is None else _percent(gap, "+.2f")
+            text.append(f"{arm:36}{len(by_seed):6d}  {mean:24}{difference}".rstrip())
     commits = sorted(table["commit"].str[:8].unique())
-    lines.append(f"rows of commit {', '.join(commits)}; one seed alone has no interval over seeds")
-    return "\n".join(lines)
+    text.append(f"rows of commit {', '.join(commits)}; fewer than three seeds have no interval")
+    return "\n".join(text)
+
+
+def _percent(estimate: Estimate, form: str) -> str:
+    mean = format(estimate.mean * 100, form)
+    if estimate.low is None or estimate.high is None:
+        return mean
+    return f"{mean} ({estimate.low * 100:{form}} to {estimate.high * 100:{form}})"
 
 
 if __name__ == "__main__":
