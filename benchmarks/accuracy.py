@@ -5,12 +5,12 @@
     python benchmarks/accuracy.py --summary           means, differences to dense, intervals
     python benchmarks/accuracy.py --suite decoder     the paper's ablations on the embedded decoder
 
-The suite `encoder` compares estimators at the optimized schedule, with at most 20 % dense steps, in the
-default budget; `decoder` what the paper compares, around `experiment=paper`. Each run is a
-`sparselora.run` of its own, two at a time with one thread each. A row is added to
-`docs/results/accuracy.csv`, or `decoder.csv`, when a run ends; one that is there is not run again.
-`correct` holds, in hexadecimal, which validation lines, by ascending id, were answered correctly after
-the last step.
+The suite `encoder` compares estimators at the optimized schedule, with at most 20 % dense steps, and
+attention's sparsity at the original one, in the default budget; `decoder` what the paper compares,
+around `experiment=paper`. Each run is a `sparselora.run` of its own, two at a time with one thread each.
+A row is added to `docs/results/accuracy.csv`, or `decoder.csv`, when a run ends; one that is there is not
+run again. `correct` holds, in hexadecimal, which validation lines, by ascending id, were answered
+correctly after the last step.
 """
 
 import argparse
@@ -32,6 +32,10 @@ from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answ
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
+ORIGINAL = (
+    *("schedule=original", "estimator=static", "compensation=lowrank"),
+    "sparse_warmup_ratio=0.05",
+)
 FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15")
 ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "dense": ("experiment=dense",),
@@ -50,6 +54,11 @@ ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     ),
     "static + mean, dense finish": ("estimator=static", "compensation=mean", *FINISH),
     "svd 8, dense finish": ("estimator=svd", *FINISH),
+    "original, static + lowrank 8": ORIGINAL,
+    "the same, q k 0.5": (*ORIGINAL, "qk_sparsity=0.5"),
+    "the same, v o 0.25": (*ORIGINAL, "vo_sparsity=0.25"),
+    "the same, q k 0.5, v o 0.25": (*ORIGINAL, "qk_sparsity=0.5", "vo_sparsity=0.25"),
+    "the same, q k 0.5, v o 0.5": (*ORIGINAL, "qk_sparsity=0.5", "vo_sparsity=0.5"),
 }
 """The number is the rank, of the estimate or of compensation."""
 PAPER = ("experiment=paper",)
@@ -189,7 +198,7 @@ def main() -> None:
 
 
 def summary(suite: Suite, path: Path) -> str:
-    """A line an arm: mean, difference to dense paired by seed, 95 % intervals over films and seeds."""
+    """A line an arm: means, differences to dense paired by seed, 95 % intervals over films and seeds."""
     from hydra import compose, initialize_config_dir
 
     from sparselora import hydra_setup
@@ -210,13 +219,21 @@ def summary(suite: Suite, path: Path) -> str:
         bits = np.frombuffer(bytes.fromhex(str(correct)), dtype=np.uint8)
         unpacked = np.unpackbits(bits, count=len(lines)).astype(bool)
         answers[arm][seed] = Answers(unpacked, examples, films)
-    text = [f"{'arm':36}{'seeds':>6}  {'accuracy, %':24}to dense, points"]
+    losses = table.pivot(index="seed", columns="arm", values="loss")
+    text = [
+        f"{'arm':36}{'seeds':>5}  {'loss':8}{'to dense':>8}  {'accuracy, %':24}to dense, points"
+    ]
     for arm, by_seed in answers.items():
-        if by_seed:
-            mean = _percent(bootstrap.mean(list(by_seed.values())), ".2f")
-            gap = None if arm == "dense" else bootstrap.difference(by_seed, answers["dense"])
-            difference = "" if gap is None else _percent(gap, "+.2f")
-            text.append(f"{arm:36}{len(by_seed):6d}  {mean:24}{difference}".rstrip())
+        if not by_seed:
+            continue
+        mean = _percent(bootstrap.mean(list(by_seed.values())), ".2f")
+        line = f"{arm:36}{len(by_seed):5d}  {losses[arm].mean():<8.4f}"
+        gap = None if arm == "dense" else bootstrap.difference(by_seed, answers["dense"])
+        if gap is None:
+            text.append(f"{line}{'':8}  {mean}")
+        else:
+            worse = (losses[arm] - losses["dense"]).mean()
+            text.append(f"{line}{worse:+8.4f}  {mean:24}{_percent(gap, '+.2f')}")
     commits = sorted(table["commit"].str[:8].unique())
     text.append(f"rows of commit {', '.join(commits)}; fewer than three seeds have no interval")
     return "\n".join(text)
