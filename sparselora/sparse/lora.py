@@ -19,6 +19,50 @@ from torch.autograd.function import once_differentiable
 from sparselora.sparse.dropout import keep_mask, mask
 
 
+def _add_adapter(
+    y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, rate: float
+) -> tuple[Tensor | None, Tensor, float]:
+    """y += s D(x) Aᵀ Bᵀ; → the mask, D(x) Aᵀ without the mask's scale, and s with it."""
+    keep = keep_mask(x.shape, rate, x.device) if rate else None
+    low = _kept(x, keep) @ a.to(x.dtype).t()
+    # The mask's own scale, 1 / (1 − rate), is applied where it is cheap: to (N, r).
+    scaling = scaling / (1.0 - rate)
+    y.addmm_(low, b.to(x.dtype).t(), alpha=scaling)
+    return keep, low, scaling
+
+
+def _adapter_backward(
+    grad_y: Tensor,
+    grad_x: Tensor | None,
+    x: Tensor,
+    keep: Tensor | None,
+    low: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scaling: float,
+    needs_a: bool,
+    needs_b: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """dA and dB; the adapter's part of dx is added to `grad_x`, where there is one."""
+    grad_a = grad_b = None
+    if needs_b:
+        # This way around: a CPU takes seven times as long for (o, N) by (N, r).
+        grad_b = (low.t() @ grad_y).mul_(scaling).t().to(b.dtype)
+    if needs_a or grad_x is not None:
+        grad_low = (grad_y @ b.to(grad_y.dtype)).mul_(scaling)
+        if needs_a:
+            grad_a = (grad_low.t() @ _kept(x, keep)).to(a.dtype)
+        if grad_x is not None and keep is None:
+            grad_x.addmm_(grad_low, a.to(grad_low.dtype))
+        elif grad_x is not None:
+            grad_x.add_(_kept(grad_low @ a.to(grad_low.dtype), keep))
+    return grad_a, grad_b
+
+
+def _kept(values: Tensor, keep: Tensor | None) -> Tensor:
+    return values if keep is None else mask(values, keep)
+
+
 class LoRALinearFunction(torch.autograd.Function):
     """Base map and adapter. x (N, d); weight (o, d) and bias (o,) or None; a (r, d); b (o, r) → (N, o).
 
@@ -37,15 +81,8 @@ class LoRALinearFunction(torch.autograd.Function):
         scaling: float,
         rate: float,
     ) -> Tensor:
-        dtype = x.dtype
-        keep = keep_mask(x.shape, rate, x.device) if rate else None
-        # The mask's own scale, 1 / (1 − rate), is applied where it is cheap: to (N, r).
-        kept = x if keep is None else mask(x, keep)
-        low = kept @ a.to(dtype).t()
         y = nn.functional.linear(x, weight, bias)
-        scaling = scaling / (1.0 - rate)
-        y.addmm_(low, b.to(dtype).t(), alpha=scaling)
-        ctx.scaling = scaling
+        keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
         ctx.save_for_backward(x, keep, low, weight, a, b)
         return y
 
@@ -55,19 +92,10 @@ class LoRALinearFunction(torch.autograd.Function):
         (grad_y,) = grads
         x, keep, low, weight, a, b = ctx.saved_tensors
         needs_x, _, needs_bias, needs_a, needs_b, _, _ = ctx.needs_input_grad
-        grad_x = grad_a = grad_b = None
-        grad_low = (grad_y @ b.to(grad_y.dtype)).mul_(ctx.scaling)
-        if needs_b:
-            # This way around: a CPU takes seven times as long for (o, N) by (N, r).
-            grad_b = (low.t() @ grad_y).mul_(ctx.scaling).t().to(b.dtype)
-        if needs_a:
-            grad_a = (grad_low.t() @ (x if keep is None else mask(x, keep))).to(a.dtype)
-        if needs_x:
-            grad_x = grad_y @ weight
-            if keep is None:
-                grad_x.addmm_(grad_low, a.to(grad_low.dtype))
-            else:
-                grad_x.add_(mask(grad_low @ a.to(grad_low.dtype), keep))
+        grad_x = grad_y @ weight if needs_x else None
+        grad_a, grad_b = _adapter_backward(
+            grad_y, grad_x, x, keep, low, a, b, ctx.scaling, needs_a, needs_b
+        )
         grad_bias = grad_y.sum(0) if needs_bias else None
         return grad_x, None, grad_bias, grad_a, grad_b, None, None
 
@@ -101,12 +129,9 @@ class SlicedLoRAFunction(torch.autograd.Function):
             y = x.new_zeros(len(x), width) if bias is None else bias.repeat(len(x), 1)
             y.index_add_(1, indices, x @ weight.t())
         keep = low = None
-        scaling = scaling / (1.0 - rate)
         if a is not None and b is not None:
-            keep = keep_mask(x.shape, rate, x.device) if rate else None
-            low = (x if keep is None else mask(x, keep)) @ a.to(x.dtype).t()
-            y.addmm_(low, b.to(x.dtype).t(), alpha=scaling)
-        ctx.scaling, ctx.rows = scaling, width is not None
+            keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
+        ctx.rows = width is not None
         ctx.save_for_backward(x, keep, low, weight, indices, a, b)
         return y
 
@@ -120,17 +145,13 @@ class SlicedLoRAFunction(torch.autograd.Function):
         if needs_x and ctx.rows:
             grad_x = grad_y.index_select(1, indices) @ weight
         elif needs_x:
-            grad_x = torch.zeros_like(x).index_copy_(1, indices, grad_y @ weight.t())
-        if a is not None and (needs_x or needs_a or needs_b):
-            grad_low = (grad_y @ b.to(grad_y.dtype)).mul_(ctx.scaling)
-            if needs_b:
-                grad_b = (low.t() @ grad_y).mul_(ctx.scaling).t().to(b.dtype)
-            if needs_a:
-                grad_a = (grad_low.t() @ (x if keep is None else mask(x, keep))).to(a.dtype)
-            if grad_x is not None and keep is None:
-                grad_x.addmm_(grad_low, a.to(grad_low.dtype))
-            elif grad_x is not None:
-                grad_x.add_(mask(grad_low @ a.to(grad_low.dtype), keep))
+            # Of frozen columns, by a scatter: index_copy_ takes twice as long.
+            at = indices.expand(len(x), -1)
+            grad_x = torch.zeros_like(x).scatter_(1, at, grad_y @ weight.t())
+        if a is not None and b is not None:
+            grad_a, grad_b = _adapter_backward(
+                grad_y, grad_x, x, keep, low, a, b, ctx.scaling, needs_a, needs_b
+            )
         grad_bias = grad_y.sum(0) if needs_bias else None
         return grad_x, None, grad_bias, None, None, grad_a, grad_b, None, None
 
