@@ -10,15 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from sparselora.sparse.calibration import InputMoments
-from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.estimator import RandomEstimator
-from sparselora.sparse.lowrank import SVDSparsityEstimator
-from sparselora.sparse.projections import Attention
-
-SCORED = ("query", "key", "value")
+from torch import Tensor
 
 
 class Channels(NamedTuple):
@@ -28,115 +20,6 @@ class Channels(NamedTuple):
     key: Tensor
     value: Tensor
     output: Tensor
-
-
-class ProjectionNorms(nn.Module):
-    """‖estimate of the map‖ of each channel over the tokens, for query, key and value."""
-
-    def __init__(self, maps: dict[str, nn.Module]) -> None:
-        super().__init__()
-        self.maps = nn.ModuleDict(maps)
-
-    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
-        """(n, d), (n, 1) or None → three of (rows,), at least float32."""
-        norms = []
-        for role in SCORED:
-            output = self.maps[role](hidden_states)
-            if token_weights is not None:
-                output = output * token_weights
-            dtype = torch.promote_types(output.dtype, torch.float32)
-            norms.append(torch.linalg.vector_norm(output, dim=0, dtype=dtype))
-        return norms
-
-
-class FixedNorms(nn.Module):
-    """The same norms whatever the batch."""
-
-    def __init__(self, norms: dict[str, Tensor]) -> None:
-        super().__init__()
-        for role in SCORED:
-            self.register_buffer(role, norms[role])
-
-    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
-        """→ three of (rows,)."""
-        return [self.get_buffer(role) for role in SCORED]
-
-
-class RandomNorms(nn.Module):
-    """Drawn anew each time."""
-
-    def __init__(self, sizes: dict[str, int], seed: int) -> None:
-        super().__init__()
-        self.drawn = nn.ModuleDict(
-            {
-                role: RandomEstimator(size, 3 * seed + place)
-                for place, (role, size) in enumerate(sizes.items())
-            }
-        )
-
-    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
-        """→ three of (rows,)."""
-        return [self.drawn[role](hidden_states) for role in SCORED]
-
-
-class _Exact(nn.Module):
-    """The frozen map itself, without its adapter: that is what a channel left out leaves out."""
-
-    def __init__(self, attention: Attention, role: str) -> None:
-        super().__init__()
-        self._source = (attention, role)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        attention, role = self._source
-        weight = attention.weight(role)
-        return nn.functional.linear(hidden_states.to(weight.dtype), weight, attention.bias(role))
-
-
-def build_norms(
-    attention: Attention, config: SparsityConfig, moments: InputMoments | None
-) -> nn.Module:
-    """What gives the norms, by the config's estimator.
-
-    `static` takes root mean squares over the calibration batches, `magnitude` norms of rows.
-    """
-    weights = {role: attention.weight(role).detach() for role in SCORED}
-    biases = {role: attention.bias(role) for role in SCORED}
-    name = config.estimator
-    if name in ("svd", "whitened"):
-        rank = config.svd_rank
-        assert rank is not None
-        whitening = moments if name == "whitened" else None
-        return ProjectionNorms(
-            {
-                role: SVDSparsityEstimator(
-                    weights[role], biases[role], min(rank, *weights[role].shape), whitening
-                )
-                for role in SCORED
-            }
-        )
-    if name == "oracle":
-        return ProjectionNorms({role: _Exact(attention, role) for role in SCORED})
-    if name == "random":
-        index = int(attention.name.rsplit(".", 1)[1])
-        sizes = {role: len(weight) for role, weight in weights.items()}
-        return RandomNorms(sizes, seed=(config.seed + 1) * 1_000_003 + index)
-    if name == "magnitude":
-        return FixedNorms({role: weight.float().norm(dim=1) for role, weight in weights.items()})
-    assert name == "static"
-    assert moments is not None
-    return FixedNorms(
-        {role: _root_mean_square(weights[role], biases[role], moments) for role in SCORED}
-    )
-
-
-def _root_mean_square(weight: Tensor, bias: Tensor | None, moments: InputMoments) -> Tensor:
-    # E[(w x + b)²] = w E[x xᵀ] wᵀ + 2 b w E[x] + b².
-    wide = weight.double()
-    square = ((wide @ moments.input_second) * wide).sum(1)
-    if bias is not None:
-        b = bias.detach().double()
-        square = square + 2 * b * (wide @ moments.input_mean) + b.square()
-    return square.clamp_min(0).sqrt().float()
 
 
 @dataclass(frozen=True)

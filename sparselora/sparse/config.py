@@ -15,6 +15,8 @@ class EstimatorKind:
 
     build: str
     """Name of the function in `sparselora.sparse.estimator` that makes one for a block."""
+    build_norms: str
+    """Name of the function in `sparselora.sparse.attention_norms` that makes one for attention."""
     has_rank: bool = False
     """Whether `svd_rank` means anything to it."""
     uses_tokens: bool = False
@@ -29,14 +31,22 @@ class EstimatorKind:
 
 ESTIMATORS: Mapping[str, EstimatorKind] = MappingProxyType(
     {
-        "svd": EstimatorKind("svd_estimator", has_rank=True, uses_tokens=True),
+        "svd": EstimatorKind("svd_estimator", "svd_norms", has_rank=True, uses_tokens=True),
         "whitened": EstimatorKind(
-            "whitened_estimator", has_rank=True, uses_tokens=True, needs_calibration=True
+            "whitened_estimator",
+            "whitened_norms",
+            has_rank=True,
+            uses_tokens=True,
+            needs_calibration=True,
         ),
-        "static": EstimatorKind("static_estimator", needs_calibration=True, fixed=True),
-        "magnitude": EstimatorKind("magnitude_estimator", fixed=True),
-        "oracle": EstimatorKind("oracle_estimator", uses_tokens=True, full_map=True),
-        "random": EstimatorKind("random_estimator"),
+        "static": EstimatorKind(
+            "static_estimator", "static_norms", needs_calibration=True, fixed=True
+        ),
+        "magnitude": EstimatorKind("magnitude_estimator", "magnitude_norms", fixed=True),
+        "oracle": EstimatorKind(
+            "oracle_estimator", "oracle_norms", uses_tokens=True, full_map=True
+        ),
+        "random": EstimatorKind("random_estimator", "random_norms"),
     }
 )
 

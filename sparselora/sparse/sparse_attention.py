@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sparselora.sparse.attention_channels import SCORED, Channels, HeadShape, build_norms
+from sparselora.sparse.attention_channels import Channels, HeadShape
+from sparselora.sparse.attention_norms import SCORED, build_norms
 from sparselora.sparse.calibration import InputMoments
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.lora import SlicedLoRAFunction, adapter_rate

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sparselora import SparsityConfig, UserError, calibrate, sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
-from sparselora.sparse.attention_channels import HeadShape, build_norms
+from sparselora.sparse.attention_channels import HeadShape
+from sparselora.sparse.attention_norms import build_norms
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.projections import ROLES, find_attention
 from tests.conftest import tiny_batch, tiny_config, tiny_model
