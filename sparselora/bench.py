@@ -58,9 +58,9 @@ def task(config: DictConfig) -> float:
     use_threads(run.train.threads)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.model)
-    batches, calibrating, labels = _batches(run, tokenizer)
     lock = DeviceLock(device)
     with lock.shared():
+        batches, calibrating, labels = _batches(run, tokenizer)
         model = load_model(run, labels, tokenizer.pad_token_id).to(device)
     dense = is_dense(run, sparsities)
     experiment = job.runtime.choices.get("experiment")

@@ -131,7 +131,9 @@ def _content_hash(
 ) -> str:
     backbone: Any = get_backbone(model)
     made_by = (FORMAT, __version__, torch.__version__, transformers.__version__)
-    digest = hashlib.sha256(repr((setting, made_by)).encode())
+    # The seconds that it took are kept too, and are this device's, by so many threads.
+    on = (next(model.parameters()).device.type, torch.get_num_threads())
+    digest = hashlib.sha256(repr((setting, made_by, on)).encode())
     config = backbone.config.to_dict()
     config.pop("problem_type", None)  # which a forward pass with labels fills in
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -80,35 +80,35 @@ class PeakMemory:
 
 
 def step_memory(
-    model: nn.Module, step: Callable[[], object], device: torch.device
+    model: nn.Module,
+    step: Callable[[], object],
+    device: torch.device,
+    beside: Iterable[torch.Tensor] = (),
 ) -> dict[str, float | None]:
     """Memory of one step, in MB, however much else the process holds.
 
+    Args:
+        beside: what stays from step to step and is not the model's: the optimizer's state, the patch's
+            buffers.
+
     Returns:
-        `reserved_mb`: CUDA alone, what torch's allocator holds of the device at the step's peak.
-        `saved_mb`: what autograd keeps for the backward pass, each storage once, parameters left
-        out. `peak_mb`: the parameters and buffers of `model`, plus what the step adds at its peak,
-        gradients and the optimizer's new state included (CUDA: torch's allocations; CPU:
-            resident bytes; null where the system does not tell).
+        `reserved_mb`: CUDA alone, what torch's allocator holds of the device at the step's peak, other
+        models' memory included. `saved_mb`: what autograd keeps for a backward pass, each storage once,
+        parameters left out. `peak_mb`: the parameters and buffers of `model` and what is `beside`, plus
+        what the step adds at its peak, gradients included (CUDA: torch's allocations; CPU: resident
+        bytes; null where the system does not tell).
     """
-    held = sum(
-        tensor.numel() * tensor.element_size()
-        for tensor in itertools.chain(model.parameters(), model.buffers())
-    )
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            saved[storage.data_ptr()] = max(saved.get(storage.data_ptr(), 0), storage.nbytes())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in itertools.chain(model.parameters(), model.buffers(), beside)
+    }
+    saved = _SavedBytes(model)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         step()
-    _give_back_freed_memory()
+    give_back_freed_memory()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # what earlier steps left reserved is not this one's
         before: float | None = torch.cuda.memory_allocated(device) / 1e6
     else:
         before = psutil.Process().memory_info().rss / 1e6
@@ -119,13 +119,39 @@ def step_memory(
     reserved = torch.cuda.max_memory_reserved(device) / 1e6 if device.type == "cuda" else None
     return {
         "reserved_mb": reserved,
-        "saved_mb": sum(saved.values()) / 1e6,
-        "peak_mb": None if added is None else held / 1e6 + added,
+        "saved_mb": saved.most / 1e6,
+        "peak_mb": None if added is None else sum(storages.values()) / 1e6 + added,
     }
 
 
-def _give_back_freed_memory() -> None:
-    # glibc keeps freed memory; a step that only re-used it would seem to need none.
+class _SavedBytes:
+    """What autograd keeps for the backward passes of a step: the most of any one of them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = {each.untyped_storage().data_ptr() for each in model.parameters()}
+        self._saved: set[int] = set()
+        self._bytes = 0
+        self._in_backward = False
+        self.most = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._in_backward:  # the next micro-batch's forward pass
+            self._saved, self._bytes, self._in_backward = set(), 0, False
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        if place not in self._parameters and place not in self._saved:
+            self._saved.add(place)
+            self._bytes += storage.nbytes()
+            self.most = max(self.most, self._bytes)
+        return tensor
+
+    def unpack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._in_backward = True
+        return tensor
+
+
+def give_back_freed_memory() -> None:
+    """To the system, which measures it: glibc keeps what was freed, for what comes next to use."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

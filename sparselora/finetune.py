@@ -23,7 +23,7 @@ from sparselora.checkpoint import (
 )
 from sparselora.checks import load_run_data
 from sparselora.config import check_sparse_steps, is_dense
-from sparselora.device import PeakMemory
+from sparselora.device import PeakMemory, give_back_freed_memory
 from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
 from sparselora.evaluate import evaluate
@@ -111,13 +111,14 @@ class _FineTune:
 
     def run_all(self) -> None:
         run = self.run
-        data = load_run_data(run)
-        self.tokenizer = load_tokenizer(run.model)
-        self.data = data
-        self.tokenized = {
-            name: self.task.tokenize(self.tokenizer, split, run)
-            for name, split in data.splits.items()
-        }
+        with self.lock.shared():
+            data = load_run_data(run)
+            self.tokenizer = load_tokenizer(run.model)
+            self.data = data
+            self.tokenized = {
+                name: self.task.tokenize(self.tokenizer, split, run)
+                for name, split in data.splits.items()
+            }
         self.record.content["data"] = summary.of_data(data, self.tokenized)
         total = run.train.max_steps or self._steps_of_epochs(len(data.splits["train"]))
         if not self.dense_run:
@@ -159,6 +160,7 @@ class _FineTune:
             self.record.content["calibration_seconds"] = (
                 self.fitted.seconds + perf_counter() - began
             )
+        give_back_freed_memory()  # of an earlier run of the process, or of calibration
         self.memory = PeakMemory(self.device)
         set_seed(run.seed)  # the same dropout and order whatever was drawn while setting up
         try:

@@ -1,8 +1,10 @@
 """One lock a device: training shares it, timing has it alone.
 
 Concurrent jobs of one user on one machine train in parallel; while one of them times, the others stand
-still. Training holds the lock for a step and lets it go again, so a job that wants to time waits for at
-most one step of each other.
+still. Training holds the lock for a step and lets it go again, so a job that wants to time waits for
+what each other is at: a step, a batch of an evaluation, or at a job's start its data, model and
+calibration. The time before that, in which a job loads its libraries, is under no lock; nor does the lock
+of one device keep jobs of another still.
 """
 
 import os

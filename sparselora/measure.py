@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
+from sparselora.provenance import load_average
 from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.patch import SparsityHandle, sparsify
+from sparselora.sparse.projections import find_attention
 from sparselora.timing import Budget, Interval, StepTimer, interleave, paired_ratio
 from sparselora.train import Loss, Stepper, to_device
 
@@ -58,7 +61,8 @@ class Arms:
         loss: Loss | None = None,
     ) -> None:
         self.device = device
-        stock, own = _copy(model), _copy(model)
+        relaid = _relaid(model, sparsity)
+        stock, own = _copy(model, relaid), _copy(model, relaid)
         self.models = {STOCK: stock, OWN: own}
         self.handle: SparsityHandle | None = None
         if sparsity is None:
@@ -81,9 +85,26 @@ class Arms:
             (self.handle.enable if name in (SPARSE, FAST_AGAIN) else self.handle.disable)()
         return self._stepper_of[name].step(micro_batches)[2]
 
+    def memory(
+        self, name: str, micro_batches: Sequence[dict[str, Tensor]]
+    ) -> dict[str, float | None]:
+        """Of one step of one arm, see `step_memory`."""
+        held = [*tensors_in(dict(self._stepper_of[name].optimizer.state))]
+        if self.handle is not None and name != STOCK:
+            held += self.handle.held()
+        model = self.models[STOCK if name == STOCK else OWN]
+        return step_memory(model, partial(self.step, name, micro_batches), self.device, held)
 
-def _copy(model: nn.Module) -> nn.Module:
-    relaid = {id(weight) for block in find_blocks(model) for weight in block.scattered()}
+
+def _relaid(model: nn.Module, sparsity: SparsityConfig | None) -> set[int]:
+    """The frozen weights that a patch lays out anew, by id."""
+    scattered = [block.scattered() for block in find_blocks(model)]
+    if sparsity is not None and sparsity.sparsifies_attention:
+        scattered += [attention.scattered() for attention in find_attention(model)]
+    return {id(weight) for weights in scattered for weight in weights}
+
+
+def _copy(model: nn.Module, relaid: set[int]) -> nn.Module:
     shared = {
         id(parameter): parameter
         for parameter in model.parameters()
@@ -134,6 +155,7 @@ def measure(
         ready = [to_device(batch, device) for batch in batches]
         rounds = _grouped(ready, train.gradient_accumulation_steps)
     with lock.alone(), torch.random.fork_rng(devices=_cuda(device)):
+        load = load_average()  # before, so that it is the others' load
         times = interleave(
             {name: partial(_step_of_round, arms, name, rounds) for name in arms.names},
             Budget(
@@ -147,15 +169,9 @@ def measure(
             on_round=on_round,
         )
         longest = max(rounds, key=lambda group: sum(batch["input_ids"].numel() for batch in group))
-        memory = {
-            name: step_memory(
-                arms.models[STOCK if name == STOCK else OWN],
-                partial(arms.step, name, longest),
-                device,
-            )
-            for name in (STOCK, fast)
-        }
-    return _summary(times, fast, memory, settings.interval_width)
+        memory = {name: arms.memory(name, longest) for name in (STOCK, fast)}
+    summary = _summary(times, fast, memory, settings.interval_width)
+    return summary | {"load_average": load}
 
 
 def _step_of_round(
@@ -187,9 +203,6 @@ def _summary(
         "own_speedup": None if own is None else own.median,
         "own_speedup_low": None if own is None else own.low,
         "own_speedup_high": None if own is None else own.high,
-        # Time in all over time in all: what a run of many batches comes to.
-        "total_speedup": sum(stock + times[AGAIN]) / sum(times[fast] + times[FAST_AGAIN]),
-        "total_dense_speedup": sum(stock) / sum(times[OWN]),
         "aa_speedup": control.median,
         "aa_low": control.low,
         "aa_high": control.high,

@@ -195,11 +195,11 @@ def run_speedup(timing: Mapping[str, Any], phases: Phases, calibration_seconds: 
     """Stock PEFT LoRA's time for a whole run over this one's: every step at its phase's own time.
 
     A step on the way up counts as between dense and sparse, by its share. Calibration counts, waits
-    for the device's lock do not. The steps' times are those of one interleaved measurement, so the
-    machine's drift cancels; calibration's is as the clock showed it.
+    for the device's lock do not. The steps' times are drift-corrected: stock's over the speed-ups of one
+    interleaved measurement; calibration's is as the clock showed it.
     """
     stock, sparse = timing["stock_dense_ms"], phases.shares()
     ours = calibration_seconds * 1e3 / stock
-    ours += (phases.total_steps - sparse) / timing["total_dense_speedup"]
-    ours += sparse / timing["total_speedup"]
+    ours += (phases.total_steps - sparse) / timing["dense_speedup"]
+    ours += sparse / timing["speedup"]
     return phases.total_steps / ours

@@ -20,7 +20,7 @@ class StepTimer:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._start: Any = None
         self._stop: Any = None
 
@@ -32,21 +32,22 @@ class StepTimer:
 
     def wait(self) -> None:
         """Until the device has reached `stop`."""
-        if self._cuda:
+        if self._device.type == "cuda":
             self._stop.synchronize()
 
     def milliseconds(self) -> float:
         """Between the two; waits first."""
         self.wait()
-        if self._cuda:
+        if self._device.type == "cuda":
             return float(self._start.elapsed_time(self._stop))
         return (self._stop - self._start) * 1e3
 
     def _now(self) -> Any:
-        if not self._cuda:
+        if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        # Of this device, which need not be the process's current one.
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
 

@@ -8,14 +8,16 @@ from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
 from sparselora.measure import AGAIN, FAST_AGAIN, OWN, SPARSE, STOCK, Arms, measure
 from sparselora.schema import MeasureConfig, TrainConfig
+from sparselora.sparse.calibration import calibrate
 from tests.conftest import tiny_batch, tiny_model
 
 CPU = torch.device("cpu")
 SPARSITY = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
+ATTENTION = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.5)
 FEW = MeasureConfig(min_rounds=5, max_rounds=5, seconds=30.0)
 
 
-@pytest.mark.parametrize("sparsity", [SPARSITY, None])
+@pytest.mark.parametrize("sparsity", [SPARSITY, ATTENTION, None])
 def test_nothing_measured_touches_the_model(sparsity: SparsityConfig | None) -> None:
     model = tiny_model("bert", dropout=0.1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -57,6 +59,46 @@ def test_arms_are_what_they_say() -> None:
     for name, parameter in model.named_parameters():
         relaid = name.endswith("output.dense.weight") and "attention" not in name
         assert (weights[name] is parameter) == (not parameter.requires_grad and not relaid), name
+
+
+def test_sparse_attention_is_laid_out_anew_in_its_own_arm_alone() -> None:
+    """Stock was timed with the output maps that our arm had laid out for itself."""
+    model = tiny_model("bert")
+    strides = {name: p.stride() for name, p in model.named_parameters()}
+    arms = Arms(model, ATTENTION, TrainConfig(), CPU)
+    for copied in (model, arms.models[STOCK]):
+        assert strides == {name: p.stride() for name, p in copied.named_parameters()}
+    ours = {name: p.stride() for name, p in arms.models[OWN].named_parameters()}
+    assert any(ours[name] != stride for name, stride in strides.items() if "attention" in name)
+
+
+def test_memory_of_a_step_counts_what_stays_from_step_to_step() -> None:
+    model = tiny_model("bert", intermediate_size=400)
+    batch = tiny_batch(2, 5)
+    config = SparsityConfig(ffn_sparsity=0.5, estimator="static", compensation="lowrank")
+    arms = Arms(model, config, TrainConfig(), CPU, calibrate(model, [batch]))
+    assert arms.handle is not None
+    arms.step(SPARSE, [batch])
+    held = sum(tensor.nbytes for tensor in arms.handle.held())
+    slices = 3 * 2 * 200 * 24 * 4  # three layers, two maps, k of d, float32
+    assert slices < held < 2 * slices
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    everything = sum(p.nbytes for p in model.parameters()) + held + 2 * trained
+    peak = arms.memory(SPARSE, [batch])["peak_mb"]
+    assert peak is None or peak >= everything / 1e6
+
+
+def test_saved_bytes_are_those_of_one_micro_batch() -> None:
+    model = tiny_model("bert")
+    batches = [tiny_batch(4, 9), tiny_batch(8, 12), tiny_batch(2, 5)]
+
+    def step(these: list[dict[str, torch.Tensor]]) -> None:
+        for batch in these:
+            model(**batch).loss.backward()
+
+    of_all = step_memory(model, lambda: step(batches), CPU)["saved_mb"]
+    of_largest = step_memory(model, lambda: step([batches[1]]), CPU)["saved_mb"]
+    assert of_all == of_largest
 
 
 def test_a_sparse_step_keeps_less_for_the_backward_pass() -> None:

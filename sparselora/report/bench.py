@@ -33,13 +33,13 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("stock dense, ms/step", _number("stock_dense_ms", "{:.1f}")),
     ("our dense, ms/step", _number("own_dense_ms", "{:.1f}")),
     ("sparse, ms/step", _number("sparse_ms", "{:.1f}")),
-    ("speed-up ×", _number("speedup", "{:.3f}")),
+    ("speed-up over stock ×", _number("speedup", "{:.3f}")),
     (
         "95 % interval",
         lambda content: f"{content['speedup_low']:.3f} to {content['speedup_high']:.3f}",
     ),
     ("over our dense ×", _number("own_speedup", "{:.3f}")),
-    ("bound ×", _number("bound", "{:.3f}")),
+    ("bound of that ×", _number("bound", "{:.3f}")),
     ("of the bound", _number("efficiency", "{:.1%}")),
     ("stock against itself", _number("aa_speedup", "{:.3f}")),
     ("matmul rate reached, dense", _share("own_dense")),
@@ -58,9 +58,7 @@ def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -
     for device in devices:
         of_device = [row for row in rows if row[0]["provenance"]["device"] == device]
         ordered = sorted(of_device, key=lambda row: -row[0]["speedup"])
-        table = Table(
-            title=f"Interleaved in one process, on {escape(device)}; × is over stock LoRA"
-        )
+        table = Table(title=f"Interleaved in one process, on {escape(device)}")
         table.add_column("")
         for content, _ in ordered:
             table.add_column(escape(content["label"]), justify="right", overflow="fold")

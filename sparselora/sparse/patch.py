@@ -153,6 +153,13 @@ class SparsityHandle:
             )
         return rows
 
+    def held(self) -> Iterator[Tensor]:
+        """What the patch holds from step to step beside the model's own tensors."""
+        for ffn in self._sparse.values():
+            yield from ffn.held()
+        for attention in self._attention.values():
+            yield from attention.held()
+
     def state_dict(self) -> dict[str, Any]:
         """What steps leave behind beside weights: choices that are kept, counts, generators."""
         return {

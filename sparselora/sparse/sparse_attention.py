@@ -5,7 +5,7 @@ row of the weight, and one of output gives nothing to its column; biases and ada
 result has its full width and whatever comes between (norms of heads, rotations, attention) is untouched.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from sparselora.sparse.attention_norms import SCORED, build_norms
 from sparselora.sparse.calibration import InputMoments
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.lora import SlicedLoRAFunction, adapter_rate
+from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.projections import Attention
 from sparselora.sparse.selector import sample_tokens
 from sparselora.sparse.state import SparsityState
@@ -102,6 +103,10 @@ class SparseAttention:
             1.0 - self.shape.kept(self.qk_sparsity, pairs=True) / total,
             1.0 - self.shape.kept(self.vo_sparsity, pairs=False) / total,
         )
+
+    def held(self) -> Iterator[Tensor]:
+        """What stays from step to step beside the model's own tensors."""
+        return tensors_in((self.norms, self._chosen, self._slices))
 
     def state_dict(self) -> dict[str, Any]:
         """What the next call depends on."""

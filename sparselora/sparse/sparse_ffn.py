@@ -1,6 +1,6 @@
 """One FFN block made sparse: chooses its channels and computes with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from sparselora.sparse.compensation import (
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimator import build_estimator
 from sparselora.sparse.ffn import SparseFFNFunction
+from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.selector import sample_tokens, select_ffn_channels
 from sparselora.sparse.state import SparsityState
 from sparselora.sparse.tokens import split_apply
@@ -104,6 +105,10 @@ class SparseFFN:
         if not self.calls:
             return None
         return 1.0 - int(self._channels) / (self.calls * self.block.intermediate_size)
+
+    def held(self) -> Iterator[Tensor]:
+        """What stays from step to step beside the model's own tensors."""
+        return tensors_in((self.estimator, self._slice, self._compensation, self._fixed))
 
     @property
     def kept_now(self) -> int:
