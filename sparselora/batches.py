@@ -20,6 +20,8 @@ class TokenizedSplit:
     features: list[dict[str, list[int]]]
     labels: list[int] | list[list[int]]
     """A row's class, or a label for each of its tokens."""
+    cut_completions: int = 0
+    """Rows whose completion was too long to be kept whole."""
 
     @property
     def lengths(self) -> list[int]:

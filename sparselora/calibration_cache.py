@@ -72,8 +72,10 @@ def fit(
     calibrating = batches()
     device = next(model.parameters()).device
     tensors, seconds = _kept(
-        _content_hash(model, calibrating),
-        lambda: to_tensors(calibrate(model, calibrating, context)),
+        _content_hash(model, calibrating, repr((config.tokens, config.sink_tokens))),
+        lambda: to_tensors(
+            calibrate(model, calibrating, context, config.tokens, config.sink_tokens)
+        ),
     )
     calibration = from_tensors(tensors, device)
     if config.rule != "calibrated":

@@ -12,17 +12,29 @@ from sparselora.data import Split
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
 
+PROMPT_SHARE = 0.25
+"""Of `max_length`: what a completion leaves a prompt that needs it."""
+
 
 def tokenize_completions(
-    tokenizer: Any, split: Split, max_length: int, chat_template: bool
+    tokenizer: Any,
+    split: Split,
+    max_length: int,
+    chat_template: bool,
+    prompt_end: str = "",
 ) -> TokenizedSplit:
     """Each prompt with its completion and the end-of-text token; loss is on the latter two alone.
 
     A prompt is put into the tokenizer's chat template, where it has one and `chat_template` asks for it.
-    One that is too long loses the end of its own text, never the template or the completion.
+    Where both are too long, the prompt loses the end of its text, but for `prompt_end`, never the chat
+    template; and a completion so long that it would leave the prompt less than a quarter of
+    `max_length` loses its own end, the end-of-text token with it.
+
+    Args:
+        prompt_end: what every prompt ends in.
 
     Raises:
-        UserError: template and completion leave a prompt no token of `max_length`.
+        UserError: the templates leave a prompt no token of `max_length`.
     """
     if not len(split):
         return TokenizedSplit([], [])
@@ -31,22 +43,25 @@ def tokenize_completions(
     prompts = _prompts(tokenizer, split.texts, chats)
     plain = {"add_special_tokens": False, "return_attention_mask": False}
     completions = tokenizer(split.completions, **plain)["input_ids"]
-    features, labels = [], []
+    features, labels, cut = [], [], 0
     for row, completion in enumerate(completions):
         prompt, answer = prompts[row], [*completion, tokenizer.eos_token_id]
+        room = max_length - min(len(prompt), int(max_length * PROMPT_SHARE))
+        cut += len(answer) > room
+        answer = answer[:room]
         over = len(prompt) + len(answer) - max_length
         if over > 0:
-            shorter = _shorter(tokenizer, split.texts[row], over, chats)
+            shorter = _shorter(tokenizer, split.texts[row], over, chats, prompt_end)
             if shorter is None:
                 raise UserError(
                     f"data.max_length={max_length}: leaves example {split.example_ids[row]} no token "
-                    f"of its prompt beside {len(answer)} of its completion; raise it"
+                    f"of its prompt beside the template and {len(answer)} of its completion; raise it"
                 )
             prompt = shorter
         ids = [*prompt, *answer]
         features.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
         labels.append([IGNORED] * len(prompt) + answer)
-    return TokenizedSplit(features, labels)
+    return TokenizedSplit(features, labels, cut)
 
 
 def _prompts(tokenizer: Any, texts: Sequence[str], chats: bool) -> list[list[int]]:
@@ -68,12 +83,16 @@ def _chat(tokenizer: Any, text: str) -> str:
     return chat
 
 
-def _shorter(tokenizer: Any, text: str, over: int, chats: bool) -> list[int] | None:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+def _shorter(tokenizer: Any, text: str, over: int, chats: bool, end: str) -> list[int] | None:
     before = len(_prompts(tokenizer, [text], chats)[0])
+    if end and text.endswith(end):
+        text = text[: -len(end)]
+    else:
+        end = ""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     # A cut can fall inside a character, whose remains take tokens of their own: then cut on.
     for kept in range(len(ids) - over, 0, -1):
-        prompt = _prompts(tokenizer, [tokenizer.decode(ids[:kept])], chats)[0]
+        prompt = _prompts(tokenizer, [tokenizer.decode(ids[:kept]) + end], chats)[0]
         if len(prompt) <= before - over:
             return prompt
     return None

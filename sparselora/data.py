@@ -95,6 +95,8 @@ def _load_data(config: "DataConfig", prompts: bool) -> LoadedData:
         rows_read += len(frame)
         source = config.path if len(frames) == 1 else f"{config.path} ({name})"
         chosen = (_prompted if prompts else _labelled)(frame, config, source)
+        if prompts and config.labels is not None:  # rows of other labels are left out here too
+            chosen["label"] = column(frame, config.label_column, "data.label_column", source)
         if config.group_column is not None:
             chosen["group"] = column(frame, config.group_column, "data.group_column", source)
         chosen["example_id"] = [f"{name}:{index}" for index in range(len(frame))]
@@ -173,6 +175,17 @@ def template_fields(key: str, template: str) -> list[str]:
         if not name or form or conversion or set(name) & set(".[]") or name.isdigit():
             raise UserError(f"{key}={template!r}: a column's name alone in braces is allowed")
     return list(dict.fromkeys(name for name, _, _ in names))
+
+
+def template_end(template: str) -> str:
+    """What follows the last column of a template; nothing of one without columns."""
+    end: list[str] | None = None
+    for literal, name, _, _ in string.Formatter().parse(template):
+        if name is not None:
+            end = []
+        elif end is not None:
+            end.append(literal)
+    return "".join(end or [])
 
 
 def _clean(frame: pd.DataFrame, config: "DataConfig") -> pd.DataFrame:

@@ -35,6 +35,7 @@ def of_data(data: LoadedData, tokenized: Mapping[str, TokenizedSplit]) -> dict[s
         "dropped_rows": data.dropped_rows,
         "label_map": dict(enumerate(data.label_names)),
         "majority_share": Counter(answers).most_common(1)[0][1] / len(answers),
+        "cut_completions": {name: split.cut_completions for name, split in tokenized.items()},
         "mean_tokens": sum(lengths) / len(lengths),
     }
 

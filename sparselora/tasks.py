@@ -15,7 +15,7 @@ from sparselora.completion import (
     completion_loss,
     tokenize_completions,
 )
-from sparselora.data import Split
+from sparselora.data import Split, template_end
 from sparselora.evaluate import ClassReader, Reader
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             peft_type=TaskType.CAUSAL_LM,
             trains_head=False,
             tokenize=lambda tokenizer, split, run: tokenize_completions(
-                tokenizer, split, run.data.max_length, run.task.chat_template
+                tokenizer,
+                split,
+                run.data.max_length,
+                run.task.chat_template,
+                template_end(run.data.prompt_template or ""),
             ),
             reader=CompletionReader,
             loss=completion_loss,

@@ -15,7 +15,7 @@ from sparselora.completion import (
     labelled_positions,
     tokenize_completions,
 )
-from sparselora.data import Split
+from sparselora.data import Split, template_end
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
 from tests.conftest import word_tokenizer
@@ -78,8 +78,9 @@ def test_a_long_prompt_loses_its_end_and_nothing_else(chat: str | None) -> None:
         assert text.startswith("the film is a story and good")
     else:
         assert text.startswith("<user> the film is <end> <model> good")
-    with pytest.raises(UserError, match=r"data.max_length=4: leaves example all:0"):
-        tokenize_completions(tokenizer, split, 4, chat_template=True)
+    if chat is not None:
+        with pytest.raises(UserError, match=r"data.max_length=4: leaves example all:0"):
+            tokenize_completions(tokenizer, split, 4, chat_template=True)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -169,3 +170,23 @@ def test_embedded_decoder_answers(tmp_path: Path) -> None:
     text = tokenizer.decode(rows.features[0]["input_ids"])
     assert "<|im_start|>user\nIs Paris" in text
     assert text.endswith("<|im_start|>assistant\nYes<|im_end|>")
+
+
+def test_a_long_completion_loses_its_end_and_is_counted() -> None:
+    tokenizer = word_tokenizer()
+    long = "good and warm and dull and bad and good and warm"
+    split = split_of(["the film is a story", "the film is"], [long, "good"])
+    rows = tokenize_completions(tokenizer, split, 8, chat_template=True)
+    assert rows.cut_completions == 1
+    assert words(tokenizer, rows.features[0]["input_ids"]) == "the film good and warm and dull and"
+    assert rows.labels[0][:2] == [IGNORED] * 2
+    assert IGNORED not in rows.labels[0][2:]
+
+
+def test_a_prompt_that_is_cut_keeps_what_the_template_ends_in() -> None:
+    tokenizer = word_tokenizer()
+    split = split_of(["the film is a story and a film of the story is bad"], ["good"])
+    rows = tokenize_completions(tokenizer, split, 8, False, prompt_end=" is bad")
+    assert words(tokenizer, rows.features[0]["input_ids"]) == "the film is a is bad good <eos>"
+    assert template_end("Say {line} {{once}}:") == " {once}:"
+    assert template_end("{line}") == template_end("no column") == ""

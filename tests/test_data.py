@@ -3,9 +3,12 @@ from pathlib import Path
 import datasets
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 
+from sparselora.config import parse_config
 from sparselora.data import hash_fraction, load_data
 from sparselora.errors import UserError
+from sparselora.paths import CONF
 from sparselora.schema import DataConfig
 from sparselora.sources import SPLITS
 from tests.conftest import sentences
@@ -140,6 +143,18 @@ def test_split_that_is_not_there(tmp_path: Path) -> None:
     hub_dict().save_to_disk(tmp_path / "hub")
     with pytest.raises(UserError, match=r"data.validation_split=dev.*train, validation, test"):
         load_data(config(tmp_path / "hub", validation_split="dev"))
+
+
+def test_prompts_are_of_the_labels_asked_for_alone() -> None:
+    """A twelfth of the embedded prompts were plots of films, to be completed with "plot"."""
+    with initialize_config_dir(str(CONF)):
+        config = parse_config(compose("config", ["task=causal_lm", "model=smollm2"])).data
+    prompted, labelled = load_data(config, prompts=True), load_data(config)
+    for name, split in prompted.splits.items():
+        assert split.completions is not None
+        assert set(split.completions) == {"fresh", "rotten"}
+        assert split.example_ids == labelled.splits[name].example_ids
+        assert split.labels == []
 
 
 def test_critics_lines() -> None:

@@ -72,6 +72,12 @@ class LinearMap:
         return bias if bias is None or self.part is None else bias.chunk(2)[self.part]
 
     @property
+    def merged(self) -> tuple[str, ...]:
+        """The adapters that are merged into the weight now."""
+        layer: Any = self.module
+        return tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
+
+    @property
     def adapter(self) -> Adapter | None:
         """None where there is none, or it is switched off or merged into the weight."""
         layer: Any = self.module
@@ -128,6 +134,22 @@ class FFNBlock:
         """Whether a map of the block carries one that is on."""
         maps = (self.lin1, self.lin2, self.gate)
         return any(linear is not None and linear.adapter is not None for linear in maps)
+
+    def check_sliceable(self) -> None:
+        """Raise a `UserError` unless its channels can be left out."""
+        row = self.architecture
+        rate = 0.0 if row.inner_dropout is None else self.layer.get_submodule(row.inner_dropout).p
+        if rate:
+            raise UserError(f"model: {self.name}.{row.inner_dropout} drops {rate}; 0 is allowed")
+        for path in dict.fromkeys((row.lin1, row.lin2, row.gate)):
+            if path is not None:
+                check_sliceable(self.layer, path, self.name, "FFN")
+
+    @property
+    def merged(self) -> tuple[tuple[str, ...], ...]:
+        """The adapters that are merged into each map now."""
+        maps = (self.lin1, self.lin2, self.gate)
+        return tuple(() if linear is None else linear.merged for linear in maps)
 
     @property
     def entry(self) -> nn.Module:
@@ -210,8 +232,7 @@ def find_blocks(model: nn.Module) -> list[FFNBlock]:
     """The FFN blocks of a transformers model, wrapped by PEFT or not, in order of depth.
 
     Raises:
-        UserError: the architecture is unknown, or a block's maps are not plain, frozen linear
-            maps, with or without one LoRA adapter, which is what slicing them takes.
+        UserError: the architecture is unknown.
     """
     backbone = get_backbone(model)
     config: Any = backbone.config
@@ -226,13 +247,9 @@ def find_blocks(model: nn.Module) -> list[FFNBlock]:
 
 
 def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
-    if row.inner_dropout is not None:
-        rate = layer.get_submodule(row.inner_dropout).p
-        if rate:
-            raise UserError(f"model: layer.{index}.{row.inner_dropout} drops {rate}; 0 is allowed")
     fused = row.gate == row.lin1
-    lin1, lin2 = (frozen_linear(layer, path, index, "FFN") for path in (row.lin1, row.lin2))
-    gate = None if row.gate is None else frozen_linear(layer, row.gate, index, "FFN")
+    lin1, lin2 = layer.get_submodule(row.lin1), layer.get_submodule(row.lin2)
+    gate = None if row.gate is None else layer.get_submodule(row.gate)
     return FFNBlock(
         name=f"layer.{index}",
         layer=layer,
@@ -244,18 +261,17 @@ def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
     )
 
 
-def frozen_linear(layer: nn.Module, path: str, index: int, kind: str) -> nn.Module:
-    """The map at `path` below a layer, with its adapter where it has one.
+def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
+    """Whether the map at `path` below a layer is what slicing it takes.
 
     Args:
-        index: of the layer, and `kind` of its part (FFN, attention): for messages.
+        name: of the layer, and `kind` of its part (FFN, attention): for messages.
 
     Raises:
-        UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter, which
-            is what slicing it takes.
+        UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter.
     """
     linear: Any = layer.get_submodule(path)
-    where = f"layer.{index}.{path}"
+    where = f"{name}.{path}"
     base = linear.base_layer if isinstance(linear, LoraLinear) else linear
     if type(base) not in (nn.Linear, Conv1D):
         raise UserError(
@@ -275,4 +291,3 @@ def frozen_linear(layer: nn.Module, path: str, index: int, kind: str) -> nn.Modu
             f"model: {where} carries a variant of LoRA (DoRA, a bias, …); plain LoRA is allowed in a "
             f"sparse {kind}"
         )
-    return linear

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.state import padding_mask
+from sparselora.sparse.tokens import output_tokens
 
 
 @dataclass(eq=False)
@@ -114,6 +115,8 @@ class _Sums:
         if dist.is_available() and dist.is_initialized():
             for total in (count, *self.sums, *self.attention):
                 dist.all_reduce(total)
+        if not count:
+            raise UserError("calibration: its batches hold no token that is real and context")
         return LayerMoments(*(total / count for total in (*self.sums, *self.attention)))
 
 
@@ -122,6 +125,8 @@ def calibrate(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    tokens: str = "all",
+    sink_tokens: int = 0,
 ) -> Calibration:
     """Run the model, dense and in evaluation mode, over `batches`; → moments by layer.
 
@@ -132,18 +137,24 @@ def calibrate(
         batches: what the model is called with; moved to its device. Padding, by their
             `attention_mask`, is left out.
         context: makes the context that a forward pass runs in, such as autocast.
+        tokens: `context` leaves output tokens out, which stay dense, and `sink_tokens` first ones.
 
     Raises:
-        UserError: no batch, or a batch that the model cannot be called with.
+        UserError: no batch, a batch that the model cannot be called with, or, of context, one without
+            a label for each token; an FFN whose channels cannot be left out.
     """
     if not batches:
         raise UserError("calibration: at least one batch is needed")
-    sums = {block.name: _Sums(block) for block in find_blocks(model)}
+    blocks = find_blocks(model)
+    for block in blocks:
+        block.check_sliceable()
+    sums = {block.name: _Sums(block) for block in blocks}
+    scored: list[Tensor | None] = [None]
     mask: list[Tensor | None] = [None]
     seen: set[str] = set()
 
     def note(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        mask[0] = padding_mask(module, args, kwargs)
+        mask[0] = padding_mask(module, args, kwargs) if scored[0] is None else scored[0]
         seen.clear()
 
     def collect(name: str) -> object:
@@ -169,6 +180,7 @@ def calibrate(
     try:
         for batch in batches:
             inputs = {name: value.to(device) for name, value in batch.items()}
+            scored[0] = _context_tokens(inputs, sink_tokens) if tokens == "context" else None
             try:
                 with context():
                     model(**inputs)
@@ -182,6 +194,16 @@ def calibrate(
         for module, mode in modes.items():
             module.training = mode
     return {name: each.moments() for name, each in sums.items()}
+
+
+def _context_tokens(batch: Mapping[str, Tensor], sink_tokens: int) -> Tensor:
+    labels = batch.get("labels")
+    if labels is None or labels.dim() != 2:
+        raise UserError("calibration: tokens=context takes batches with a label for each token")
+    dense, real = output_tokens(
+        labels, batch.get("attention_mask"), sink_tokens, batch.get("position_ids")
+    )
+    return real & ~dense
 
 
 def to_tensors(calibration: Calibration) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.projections import ROLES, find_attention
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.stand_in import HELD, PassThrough, SparseOutput, StandIn, projection
+from sparselora.sparse.stand_in import let_go, pass_through, projection, sparse_output
 from sparselora.sparse.state import NoteBatch, NoteLabels, SparsityState
 
 
@@ -185,7 +185,7 @@ class SparsityHandle:
             hook.remove()
         for layer, path, original in self._swapped:
             layer.set_submodule(path, original)
-            original.__dict__.pop(HELD, None)
+            let_go(original)
         for weight in self._scattered():
             weight.data = weight.data.contiguous()
         self._acceleration.remove()
@@ -195,7 +195,7 @@ class SparsityHandle:
         for ffn in self._sparse.values():
             yield from ffn.block.scattered()
         for each in self._attention.values():
-            yield from each.attention.scattered()
+            yield from each.attention.scattered(each.roles)
 
     def _swap_attention(self, sparse: SparseAttention) -> None:
         layer, row = sparse.attention.layer, sparse.attention.architecture
@@ -208,13 +208,13 @@ class SparsityHandle:
     def _swap_in(self, ffn: SparseFFN) -> None:
         block, row = ffn.block, ffn.block.architecture
         if row.whole is not None:
-            sites: dict[str, type[StandIn]] = {row.whole: SparseOutput}
+            sites = {row.whole: sparse_output}
         else:
-            sites = {row.lin1: PassThrough, row.activation: PassThrough, row.lin2: SparseOutput}
-        for path, kind in sites.items():
+            sites = {row.lin1: pass_through, row.activation: pass_through, row.lin2: sparse_output}
+        for path, stand_in in sites.items():
             original = block.layer.get_submodule(path)
             self._swapped.append((block.layer, path, original))
-            block.layer.set_submodule(path, kind(original, ffn))
+            block.layer.set_submodule(path, stand_in(original, ffn))
 
 
 def sparsify(
@@ -252,13 +252,19 @@ def sparsify(
     sparsities = layer_sparsities(
         config.rule, len(blocks), config.ffn_sparsity, config.layer_sparsity
     )
+    kept = {
+        block.name: kept_channels(sparsity, block.intermediate_size)
+        for block, sparsity in zip(blocks, sparsities, strict=True)
+    }
+    sliced = [block for block in blocks if kept[block.name] < block.intermediate_size]
+    for block in sliced:
+        block.check_sliceable()
     moments = _moments(model, config, calibration)
     state = SparsityState(config.tokens == "context", config.sink_tokens)
-    sparse = {}
-    for block, sparsity in zip(blocks, sparsities, strict=True):
-        kept = kept_channels(sparsity, block.intermediate_size)
-        if kept < block.intermediate_size:
-            sparse[block.name] = SparseFFN(block, config, kept, state, moments.get(block.name))
+    sparse = {
+        block.name: SparseFFN(block, config, kept[block.name], state, moments.get(block.name))
+        for block in sliced
+    }
     attention = {}
     if config.sparsifies_attention:
         shares = config.attention_sparsities(len(blocks))
@@ -266,7 +272,9 @@ def sparsify(
             if qk or vo:
                 layer = moments.get(each.name)
                 inputs = None if layer is None else layer.attention
-                attention[each.name] = SparseAttention(each, config, qk, vo, state, inputs)
+                made = SparseAttention(each, config, qk, vo, state, inputs)
+                each.check_sliceable(made.roles)
+                attention[each.name] = made
     handle = SparsityHandle(model, blocks, sparse, state, config, attention)
     handle.enable()
     return handle
@@ -285,7 +293,7 @@ def _moments(
             "needs at least one batch; give sparsify(…, calibration=batch)"
         )
     if not isinstance(calibration, Mapping):
-        return calibrate(model, calibration)
+        return calibrate(model, calibration, tokens=config.tokens, sink_tokens=config.sink_tokens)
     if isinstance(next(iter(calibration.values())), LayerMoments):
         for block in find_blocks(model):
             moments: Any = calibration.get(block.name)
@@ -293,4 +301,4 @@ def _moments(
             if moments is None or tuple(moments.cross.shape) != shape:
                 raise UserError(f"calibration: is another model's; {block.name} is {shape} here")
         return calibration  # type: ignore[return-value]
-    return calibrate(model, [calibration])  # type: ignore[list-item]
+    return _moments(model, config, [calibration])  # type: ignore[list-item]

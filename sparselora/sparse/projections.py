@@ -4,15 +4,21 @@ With e = head_dim, G heads of keys and values and R heads of queries to each, qu
 value are (G·e, d) and output is (d, G·R·e). A fused map holds query above key above value.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sparselora.errors import UserError
 from sparselora.sparse.architectures import Architecture
-from sparselora.sparse.blocks import LinearMap, frozen_linear, get_architecture, get_backbone
+from sparselora.sparse.blocks import (
+    LinearMap,
+    check_sliceable,
+    get_architecture,
+    get_backbone,
+)
 
 ROLES = ("query", "key", "value", "output")
 
@@ -31,6 +37,8 @@ class Attention:
     """R: heads of queries to each head of keys."""
     head_dim: int
     """e."""
+    rotary_share: float
+    """Share of a head's channels that a rotation by position mixes, where the architecture has one."""
     maps: dict[str, LinearMap]
     """By role; where query, key and value are one, all three are that one."""
 
@@ -66,25 +74,45 @@ class Attention:
         """The module whose first argument is the attention's input."""
         return self.layer.get_submodule(self.architecture.attention[0])
 
-    def scattered(self) -> Iterator[nn.Parameter]:
-        """The weights whose channels do not lie in whole rows of memory as the model stores them."""
-        bases = {id(each.base): each.base for role, each in self.maps.items() if role != "output"}
-        yield from (base.get_parameter("weight") for base in bases.values() if _transposed(base))
-        output = self.maps["output"].base
-        if not _transposed(output):
-            yield output.get_parameter("weight")
+    def check_sliceable(self, roles: Iterable[str]) -> None:
+        """Raise a `UserError` unless channels of these maps can be left out."""
+        paths = dict(zip(ROLES, self.architecture.attention, strict=True))
+        for role in roles:
+            check_sliceable(self.layer, paths[role], self.name, "attention")
+        rotated = self.architecture.rotary and {"query", "key"} & set(roles)
+        if rotated and self.rotary_share != 1.0:
+            raise UserError(
+                f"model: a rotation of {self.rotary_share:g} of each head's channels; only one of all "
+                "of them is allowed in sparse queries and keys, whose pairs stay together"
+            )
+
+    def scattered(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Parameter]:
+        """The weights, of those maps, whose channels do not lie in whole rows of memory."""
+        bases = {role: self.maps[role].base for role in roles}
+        inputs = {id(base): base for role, base in bases.items() if role != "output"}
+        yield from (base.get_parameter("weight") for base in inputs.values() if _transposed(base))
+        if "output" in bases and not _transposed(bases["output"]):
+            yield bases["output"].get_parameter("weight")
 
 
 def _transposed(base: nn.Module) -> bool:
     return isinstance(base, Conv1D)
 
 
+def _rotary_share(config: Any) -> float:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    # Models whose layers differ have a dict for each kind of layer.
+    kinds = [each for each in parameters.values() if isinstance(each, dict)] or [parameters]
+    shares = [each.get("partial_rotary_factor") for each in kinds]
+    shares.append(getattr(config, "partial_rotary_factor", None))
+    return min((float(share) for share in shares if share is not None), default=1.0)
+
+
 def find_attention(model: nn.Module) -> list[Attention]:
     """The attention of each layer of a transformers model, wrapped by PEFT or not, in order of depth.
 
     Raises:
-        UserError: the architecture is unknown, or a map is not a plain, frozen linear map, with or
-            without one LoRA adapter, which is what slicing it takes.
+        UserError: the architecture is unknown.
     """
     backbone = get_backbone(model)
     config: Any = backbone.config
@@ -92,11 +120,12 @@ def find_attention(model: nn.Module) -> list[Attention]:
     heads = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    rotary_share = _rotary_share(config)
     found = []
     layers = backbone.get_submodule(architecture.layers)
     for index, layer in enumerate(layers.children()):
         maps = {
-            role: LinearMap(frozen_linear(layer, path, index, "attention"))
+            role: LinearMap(layer.get_submodule(path))
             for role, path in zip(ROLES, architecture.attention, strict=True)
         }
         found.append(
@@ -107,6 +136,7 @@ def find_attention(model: nn.Module) -> list[Attention]:
                 key_value_heads=keys,
                 groups=heads // keys,
                 head_dim=head_dim,
+                rotary_share=rotary_share,
                 maps=maps,
             )
         )

@@ -32,6 +32,8 @@ class _Slice:
     indices: Tensor
     weight: Tensor
     """(k, d)."""
+    merged: tuple[str, ...]
+    """Which adapters the weight held."""
 
 
 class SparseAttention:
@@ -133,17 +135,12 @@ class SparseAttention:
                 generator.set_state(saved)
                 self.norms.drawn[name].generator = generator  # type: ignore[union-attr, index]
 
-    @property
-    def active(self) -> bool:
-        """Whether training steps are sparse now."""
-        return self.state.enabled
-
     def project(
         self, role: str, hidden_states: Tensor, whole: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """(…, in) → (…, out), by the kept channels; of output tokens, where they are split, `whole`."""
         if role != "output":
-            self._choose(hidden_states)
+            self._choose(hidden_states, first=role == self.roles[0])
         chosen = self._chosen
         assert chosen is not None
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -151,10 +148,16 @@ class SparseAttention:
         return y.view(*hidden_states.shape[:-1], y.shape[-1])
 
     @torch.no_grad()
-    def _choose(self, hidden_states: Tensor) -> None:
-        """Once in a call of the model, by the first of query, key and value that is reached."""
+    def _choose(self, hidden_states: Tensor, first: bool) -> None:
+        """Once in a call of the model, by the first of query, key and value that is reached.
+
+        Args:
+            first: whether that is known of this map; a compiled call has no number to tell by.
+        """
         self.state.check_recomputation()
         count = self.state.forward_count
+        if count is None and self.config.estimator_every > 1:
+            raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
         device = hidden_states.device
         there = self._chosen
         if there is not None and there.query.device == device:
@@ -162,6 +165,8 @@ class SparseAttention:
             if kept and (self.config.kind.fixed or (count is not None and count < self._expires)):
                 return
             if kept and count is not None and count == self._chosen_in:
+                return
+            if count is None and not first:
                 return
         if any(buffer.device != device for buffer in self.norms.buffers()):
             self.norms.to(device)
@@ -200,13 +205,13 @@ class SparseAttention:
 
     @torch.no_grad()
     def _slice(self, role: str, dtype: torch.dtype) -> _Slice:
+        linear = self.attention.maps[role]
         kept = self._slices.get(role)
-        if kept is not None and kept.weight.dtype == dtype:
+        if kept is not None and kept.weight.dtype == dtype and kept.merged == linear.merged:
             return kept
         indices = self._indices(role)
-        weight = self.attention.maps[role].weight
-        rows = weight.t() if role == "output" else weight
-        made = _Slice(indices, rows.index_select(0, indices).to(dtype))
+        rows = linear.weight.t() if role == "output" else linear.weight
+        made = _Slice(indices, rows.index_select(0, indices).to(dtype), linear.merged)
         if self.config.kind.fixed or self.config.estimator_every > 1:
             self._slices[role] = made
         return made

@@ -38,6 +38,8 @@ class Slice:
     lin2: Tensor
     gate: Tensor | None
     correction: Correction | None
+    merged: tuple[tuple[str, ...], ...]
+    """Which adapters each map held."""
 
     def to(self, dtype: torch.dtype) -> "Slice":
         """The same in another dtype; the shift stays, since it is added to a bias."""
@@ -48,7 +50,8 @@ class Slice:
                 down=correction.down.to(dtype), up=correction.up.to(dtype)
             )
         gate = None if self.gate is None else self.gate.to(dtype)
-        return Slice(self.indices, self.lin1.to(dtype), self.lin2.to(dtype), gate, correction)
+        lin1, lin2 = self.lin1.to(dtype), self.lin2.to(dtype)
+        return Slice(self.indices, lin1, lin2, gate, correction, self.merged)
 
 
 class SparseFFN:
@@ -177,11 +180,10 @@ class SparseFFN:
         Where the batch is split, output tokens go through the whole block.
         """
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        # Whatever this rank's batch holds: the others choose with it.
+        indices = self.select(hidden_states)
         y = split_apply(
-            self.state.split,
-            x,
-            lambda context: self._compute(context, self.select(hidden_states)),
-            self.block,
+            self.state.split, x, lambda context: self._compute(context, indices), self.block
         )
         return y.view(hidden_states.shape)
 
@@ -248,10 +250,10 @@ class SparseFFN:
 
     @torch.no_grad()
     def _gather(self, indices: Tensor, dtype: torch.dtype) -> Slice:
-        kept = self._slice
-        if kept is not None and kept.lin1.dtype == dtype and kept.lin1.device == indices.device:
+        kept, block = self._slice, self.block
+        same = kept is not None and kept.lin1.dtype == dtype and kept.lin1.device == indices.device
+        if kept is not None and same and kept.merged == block.merged:
             return kept
-        block = self.block
         lin2 = block.lin2.weight.t().index_select(0, indices)
         gate = None if block.gate is None else block.gate.weight.index_select(0, indices)
         weights = Slice(
@@ -260,6 +262,7 @@ class SparseFFN:
             lin2,
             gate,
             self._correction(indices, lin2),
+            block.merged,
         ).to(dtype)
         if self._keeps_slice:
             self._slice = weights

@@ -1,132 +1,115 @@
-"""Modules that stand in a model for those whose place they take."""
+"""Modules that stand in a model for those whose place they take.
 
-from typing import Any, Protocol, Self
+Each shares the state of its original and is of its class, with a method of its own before that one's, so
+that PEFT finds adapters there, to switch them off or to merge them, and names stay what they were.
+"""
+
+from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
-from sparselora.sparse.lora import FastLoraLinear
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
 from sparselora.sparse.state import SparsityState
 
-
-class Sparse(Protocol):
-    """What a stand-in computes by."""
-
-    state: SparsityState
-    training: bool
+HELD = "_sparselora_held"
+"""Where a stand-in holds what it computes by."""
 
 
-class StandIn(nn.Module):
-    """Stands in a model for `original`, whose parameters, buffers and children it shares."""
-
-    def __init__(self, original: nn.Module, sparse: Any) -> None:
-        super().__init__()
-        self._parameters = original._parameters
-        self._buffers = original._buffers
-        self._modules = original._modules
-        self.training = original.training
-        # Held in a tuple: a module held directly would become a child and enter the state dict.
-        self._original = (original,)
-        self._sparse: tuple[Any] = (sparse,)
-
-    @property
-    def active(self) -> bool:
-        """Sparse only while switched on and training: evaluation is always dense."""
-        sparse: Sparse = self._sparse[0]
-        if sparse.state.enabled and getattr(self, "_is_replica", False):
-            raise UserError(
-                "model: sparse blocks cannot run under nn.DataParallel, whose replicas share them; "
-                "start one process a device with torchrun (DistributedDataParallel)"
-            )
-        return sparse.training and sparse.state.enabled
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self._original[0].training = mode
-        return self
+def _enabled(state: SparsityState, module: nn.Module) -> bool:
+    if state.enabled and getattr(module, "_is_replica", False):
+        raise UserError(
+            "model: sparse blocks cannot run under nn.DataParallel, whose replicas share them; "
+            "start one process a device with torchrun (DistributedDataParallel)"
+        )
+    return state.enabled
 
 
-class PassThrough(StandIn):
-    """For lin1 and the activation: their input, unchanged, while sparse."""
+def _block_is_sparse(module: nn.Module) -> bool:
+    """Only while switched on and training: evaluation is always dense."""
+    ffn: SparseFFN = module.__dict__[HELD][0]
+    return ffn.training and _enabled(ffn.state, module)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.active:
-            return hidden_states
-        output: Tensor = self._original[0](hidden_states)
+
+class _PassThrough:
+    """Mixed into the class of lin1 and of the activation: their input, unchanged, while sparse."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        whole: Any = super()
+        module: Any = self
+        output: Tensor
+        if _block_is_sparse(module):
+            output = hidden_states
+        else:
+            output = whole.forward(hidden_states, *args, **kwargs)
         return output
 
 
-class SparseOutput(StandIn):
-    """For lin2, or the block as a module: the whole block from the block's input, while sparse.
+class _SparseOutput:
+    """Mixed into the class of lin2, or of the block: the whole block from its input, while sparse.
 
     Its mode is the block's: the stand-ins of one block are never of two minds.
     """
 
-    def __init__(self, original: nn.Module, sparse: SparseFFN) -> None:
-        super().__init__(original, sparse)
-        sparse.training = self.training
-
     def train(self, mode: bool = True) -> Self:
-        self._sparse[0].training = mode
-        return super().train(mode)
+        whole: Any = super()
+        module: Any = self
+        module.__dict__[HELD][0].training = mode
+        trained: Self = whole.train(mode)
+        return trained
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.active:
-            output: Tensor = self._sparse[0].forward(hidden_states)
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        whole: Any = super()
+        module: Any = self
+        output: Tensor
+        if _block_is_sparse(module):
+            output = module.__dict__[HELD][0].forward(hidden_states)
         else:
-            output = self._original[0](hidden_states)
+            output = whole.forward(hidden_states, *args, **kwargs)
         return output
 
 
 class _Projection:
-    """Mixed into the class of an attention map: its kept rows, or for output its kept columns.
-
-    Such a module shares the state of the one whose place it takes, and is of its class, so that PEFT
-    finds its adapter, to switch it off or to merge it.
-    """
+    """Mixed into the class of an attention map: its kept rows, or for output its kept columns."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
-        sparse, role = self.__dict__[HELD]
+        module: Any = self
+        sparse, role = module.__dict__[HELD]
         output: Tensor
-        if args or kwargs or not (self.__dict__["training"] and sparse.active):
+        if args or kwargs or not (module.training and _enabled(sparse.state, module)):
             output = whole.forward(hidden_states, *args, **kwargs)
         else:
             output = sparse.project(role, hidden_states, whole.forward)
         return output
 
 
-HELD = "_sparse_projection"
-"""Where such a module holds what it computes by."""
+def pass_through(original: nn.Module, ffn: SparseFFN) -> nn.Module:
+    """What stands in for lin1, or the activation."""
+    return _holding(original, _PassThrough, ffn)
 
 
-class SparseLoraLinear(_Projection, FastLoraLinear):  # type: ignore[misc]
-    """For a map with LoRA."""
-
-
-class SparseLinear(_Projection, nn.Linear):  # type: ignore[misc]
-    """For a map without."""
-
-
-class SparseConv1D(_Projection, Conv1D):
-    """For GPT-2's."""
-
-
-PROJECTIONS: dict[type[nn.Module], type[nn.Module]] = {
-    FastLoraLinear: SparseLoraLinear,
-    nn.Linear: SparseLinear,
-    Conv1D: SparseConv1D,
-}
-"""Class of an attention map → what stands in for it."""
+def sparse_output(original: nn.Module, ffn: SparseFFN) -> nn.Module:
+    """What stands in for lin2, or for a block that is a module."""
+    ffn.training = original.training
+    return _holding(original, _SparseOutput, ffn)
 
 
 def projection(original: nn.Module, sparse: SparseAttention, role: str) -> nn.Module:
     """What stands in for one map of the attention."""
-    original.__dict__[HELD] = (sparse, role)
-    return sharing(original, PROJECTIONS[type(original)])
+    return _holding(original, _Projection, sparse, role)
+
+
+def let_go(original: nn.Module) -> None:
+    """Forget what its stand-in computed by."""
+    original.__dict__.pop(HELD, None)
+
+
+def _holding(original: nn.Module, mixin: type, *held: Any) -> nn.Module:
+    # In a tuple: a module held directly would become a child and enter the state dict.
+    original.__dict__[HELD] = held
+    return sharing(original, mixed(mixin, type(original)))
 
 
 def sharing(original: nn.Module, kind: type[nn.Module]) -> nn.Module:
@@ -139,8 +122,19 @@ def sharing(original: nn.Module, kind: type[nn.Module]) -> nn.Module:
 def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
     """`kind` with the methods of `mixin` before its own; the same class each time."""
     if (mixin, kind) not in _MIXED:
-        _MIXED[mixin, kind] = type(f"Fast{kind.__name__}", (mixin, kind), {})
+        name = f"{mixin.__name__.removeprefix('_')}{kind.__name__}"
+        _MIXED[mixin, kind] = type(name, (mixin, kind), {"__reduce__": _reduce})
     return _MIXED[mixin, kind]
 
 
 _MIXED: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}
+
+
+def _reduce(module: nn.Module) -> tuple[Any, ...]:
+    # No module's attribute names such a class, so a pickle names what it is made of.
+    return _empty, type(module).__bases__, module.__dict__
+
+
+def _empty(mixin: type, kind: type[nn.Module]) -> nn.Module:
+    made = mixed(mixin, kind)
+    return made.__new__(made)

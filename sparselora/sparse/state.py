@@ -29,12 +29,14 @@ class SparsityState:
         """Which sparse training call of the backbone is running; None before the first, or where it is
         compiled. Dense steps and evaluation do not count, so that all ranks of a group count alike."""
         self._unmatched_forwards = 0
+        self._overtaken = False
+        """Whether another call came after a forward pass whose backward pass is still to come."""
         self._backward_task = -1
 
     def switch(self, share: float) -> None:
         """Dense from now on where `share` is 0; what ran before is none of the next backward's."""
         self.enabled, self.share = share > 0.0, share
-        self._unmatched_forwards = 0
+        self._unmatched_forwards, self._overtaken = 0, False
 
     def begin_forward(
         self,
@@ -47,6 +49,7 @@ class SparsityState:
         Raises:
             UserError: output tokens are to stay dense and the call has no label for each token.
         """
+        self._overtaken = self._unmatched_forwards > 0
         self.attention_mask, self.split = attention_mask, None
         labels, self.labels = self.labels, None
         if not (self.enabled and training):
@@ -69,7 +72,8 @@ class SparsityState:
         """Refuse a recomputation, under gradient checkpointing, whose forward call is not known.
 
         Raises:
-            RuntimeError: inside a backward pass that several forward calls went before.
+            RuntimeError: inside a backward pass that several forward calls went before, or whose
+                own was not the last call of the model.
         """
         if torch.compiler.is_compiling():
             return  # a graph that is compiled is recomputed by the compiler, not by this code
@@ -80,6 +84,11 @@ class SparsityState:
             raise RuntimeError(
                 f"gradient checkpointing: {self._unmatched_forwards} forward calls before one "
                 "backward pass; sparse blocks need a backward pass after each"
+            )
+        if self._overtaken:
+            raise RuntimeError(
+                "gradient checkpointing: another call of the model came between a forward pass and its "
+                "backward pass; sparse blocks need the backward pass first"
             )
         self._backward_task, self._unmatched_forwards = task, 0
 

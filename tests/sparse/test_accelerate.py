@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import peft
 import pytest
@@ -256,3 +257,11 @@ def test_a_deep_copy_is_accelerated_and_on_its_own() -> None:
     fast = next(m for m in model.modules() if isinstance(m, FastLoraLinear))
     other = next(m for m in clone.modules() if isinstance(m, FastLoraLinear))
     assert not torch.equal(fast.base_layer.weight, other.base_layer.weight)
+
+
+def test_an_accelerated_model_is_pickled_whole() -> None:
+    model = tiny_model("llama")
+    accelerate(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert [type(module) for module in again.modules()] == [type(m) for m in model.modules()]
+    torch.testing.assert_close(again(**tiny_batch()).logits, model(**tiny_batch()).logits)

@@ -11,6 +11,7 @@ from sparselora.sparse.calibration import calibrate, from_tensors, to_tensors
 from sparselora.sparse.curves import calibrated_config, error_curves
 from sparselora.sparse.lowrank import SVDSparsityEstimator
 from tests.conftest import tiny_batch, tiny_model
+from tests.sparse.test_tokens import completions, dense_tokens, tiny_decoder
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "llama", "gpt2", "modernbert", "opt"])
@@ -131,3 +132,24 @@ def test_error_curves_leave_the_model_and_rise() -> None:
     assert sum(values) / 3 == pytest.approx(0.65)
     with pytest.raises(UserError, match="calibrated_config"):
         sparsify(model, SparsityConfig(rule="calibrated"), batches)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_context_alone_is_calibrated_on(side: str) -> None:
+    """Where output tokens stay dense, what stands in for channels was fitted on them all the same."""
+    model, batch = tiny_decoder("llama"), completions(side)
+    moments = calibrate(model, [batch], tokens="context", sink_tokens=1)
+    context = (batch["attention_mask"] != 0) & ~dense_tokens(batch, sinks=1)
+    block, inputs = find_blocks(model)[1], []
+    hook = block.entry.register_forward_pre_hook(lambda _, args: inputs.append(args[0][context]))
+    with torch.no_grad():
+        model.eval()(**batch)
+    hook.remove()
+    assert 0 < len(inputs[0]) < int(batch["attention_mask"].sum())
+    expected = inputs[0].double().mean(0)
+    assert torch.allclose(moments["layer.1"].input_mean, expected, atol=1e-7)
+    with pytest.raises(UserError, match="tokens=context takes batches with a label for each token"):
+        calibrate(model, [{"input_ids": batch["input_ids"]}], tokens="context")
+    alone = batch | {"labels": batch["input_ids"]}
+    with pytest.raises(UserError, match="no token that is real and context"):
+        calibrate(model, [alone], tokens="context")

@@ -11,6 +11,7 @@ from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.stand_in import HELD, sharing
 from tests.conftest import tiny_batch, tiny_config, tiny_model
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
@@ -180,8 +181,8 @@ def find_unpatched(model: nn.Module) -> list:
     handle_free = copy.deepcopy(model)
     for module in list(handle_free.modules()):
         for name, child in list(module.named_children()):
-            if hasattr(child, "_original"):
-                setattr(module, name, child._original[0])
+            if HELD in child.__dict__:
+                setattr(module, name, sharing(child, type(child).__bases__[1]))
     return find_blocks(handle_free)
 
 
@@ -204,7 +205,7 @@ def test_one_stand_in_in_evaluation_mode_takes_the_block_along(model_type: str) 
     model = tiny_model(model_type)
     sparsify(model, CONFIG)
     for module in model.modules():
-        if type(module).__name__ == "SparseOutput":
+        if type(module).__name__.startswith("SparseOutput"):
             module.eval()
     expected = tiny_model(model_type)(**tiny_batch()).logits
     torch.testing.assert_close(model(**tiny_batch()).logits, expected)
@@ -220,6 +221,28 @@ def test_checkpointing_refuses_two_forwards_before_one_backward() -> None:
         model(**one).loss.backward()
     loss = model(**one).loss + model(**two).loss
     with pytest.raises(RuntimeError, match="2 forward calls before one backward"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointing_refuses_another_call_before_the_backward_pass(training: bool) -> None:
+    # A reference model's pass without gradients, or an evaluation, changed what was recomputed with.
+    model = tiny_model("bert")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    sparsify(model, CONFIG)
+    for _ in range(2):
+        model.train()
+        model(**tiny_batch(4, 9)).loss.backward()
+        model.train(training)
+        with torch.no_grad():
+            model(**tiny_batch(4, 9))
+    model.train()
+    loss = model(**tiny_batch(4, 9)).loss
+    model.train(training)
+    with torch.no_grad():
+        model(**tiny_batch(4, 9))
+    model.train()
+    with pytest.raises(RuntimeError, match="another call of the model came between"):
         loss.backward()
 
 
@@ -276,3 +299,24 @@ def test_calibration_of_another_model() -> None:
 def test_not_a_transformers_model() -> None:
     with pytest.raises(UserError, match="Linear is not a transformers model"):
         sparsify(nn.Linear(3, 3), CONFIG)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "llama", "gpt2"])
+def test_peft_finds_adapters_of_a_sparse_ffn(model_type: str) -> None:
+    """Switched off, they still counted: a reference model's pass was that of the trained one."""
+    torch.manual_seed(0)
+    base = transformers.AutoModelForSequenceClassification.from_config(tiny_config(model_type))
+    row, batch = ARCHITECTURES[model_type], tiny_batch()
+    expected = base.eval()(**batch).logits
+    targets = [row.lin1, row.lin2]
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    )
+    handle = sparsify(model, CONFIG)
+    assert not torch.allclose(model.eval()(**batch).logits, expected)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(**batch).logits, expected)
+        sparse_alone = model.train()(**batch).logits
+    adapted = model(**batch).logits
+    assert not torch.allclose(sparse_alone, adapted)
+    assert handle.sparse_blocks["layer.0"].calls == 2

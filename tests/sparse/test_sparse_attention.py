@@ -356,3 +356,81 @@ def test_dora_needs_the_whole_weight() -> None:
     handle = sparsify(rank_stabilised, CONFIG)
     got = gradients(rank_stabilised, completions())
     assert_all_close(got, gradients(masked_reference(pristine, handle), completions()))
+
+
+def test_replicas_of_data_parallel_are_refused() -> None:
+    model = tiny_model("bert")
+    sparsify(model, CONFIG)
+    query = model.get_submodule("base_model.model.bert.encoder.layer.1.attention.self.query")
+    query._is_replica = True
+    with pytest.raises(UserError, match="DataParallel"):
+        query(torch.randn(1, 3, 24))
+
+
+def test_only_what_is_sliced_has_to_be_sliceable() -> None:
+    base = tiny_model("llama").get_base_model().get_submodule("model")
+    config = LoraConfig(r=2, target_modules=["v_proj", "up_proj"], use_dora=True)
+    model = get_peft_model(base, config).train()
+    strides = {name: p.stride() for name, p in model.named_parameters()}
+    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5))
+    batch = tiny_batch()
+    batch.pop("labels")
+    model(**batch).last_hidden_state.sum().backward()
+    assert handle.sparse_attention["layer.0"].chosen is not None
+    # Nothing of the output is gathered, so it lies as it did.
+    assert strides == {name: p.stride() for name, p in model.named_parameters()}
+
+
+def test_a_rotation_of_some_channels_is_refused() -> None:
+    config = tiny_config("phi3")
+    config.rope_parameters = {**config.rope_parameters, "partial_rotary_factor": 0.5}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    targets = list(set(ARCHITECTURES["phi3"].attention))
+    model = get_peft_model(model, LoraConfig(target_modules=targets)).train()
+    with pytest.raises(UserError, match=r"a rotation of 0.5 of each head's channels"):
+        sparsify(model, CONFIG)
+
+
+def test_a_call_without_a_number_chooses_once() -> None:
+    """Under torch.compile query and key of `random` kept channels that had nothing in common."""
+    model = tiny_model("llama")
+    config = SparsityConfig(estimator="random", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5)
+    sparse = sparsify(model, config).sparse_attention["layer.0"]
+    sparse.state.forward_count = None
+    x = torch.randn(2, 3, 24)
+    queries = []
+    for _ in range(8):
+        chosen = []
+        for role in ("query", "key", "value"):
+            sparse.project(role, x, lambda rows: rows)
+            chosen.append(sparse.chosen)
+        assert chosen[0] is chosen[1] is chosen[2]
+        queries.append(chosen[0].query.tolist())
+    assert any(each != queries[0] for each in queries)
+
+
+@pytest.mark.parametrize("lora", [["query"], ["lin1", "lin2"]])
+def test_a_merge_is_seen_by_what_was_gathered_before(lora: list[str]) -> None:
+    paths = {"query": "query", "lin1": "intermediate.dense", "lin2": "output.dense"}
+    torch.manual_seed(0)
+    base = transformers.AutoModelForSequenceClassification.from_config(tiny_config("bert"))
+    targets = [paths[name] for name in lora]
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    config = SparsityConfig(
+        estimator="magnitude", ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5
+    )
+    handle = sparsify(model.train(), config)
+    batch = tiny_batch()
+    gathered = []
+    for change in (lambda: None, model.merge_adapter, model.unmerge_adapter):
+        change()
+        model(**batch)
+        attention, ffn = handle.sparse_attention["layer.1"], handle.sparse_blocks["layer.1"]
+        query, lin1 = attention.attention.maps["query"].weight, ffn.block.lin1.weight
+        assert torch.equal(attention._slices["query"].weight, query[attention.chosen.query])
+        assert torch.equal(ffn._slice.lin1, lin1[ffn.chosen])
+        gathered.append((attention._slices["query"].weight, ffn._slice.lin1))
+    changed = 0 if lora == ["query"] else 1
+    assert not torch.allclose(gathered[0][changed], gathered[1][changed])
+    assert torch.allclose(gathered[0][changed], gathered[2][changed], atol=1e-6)

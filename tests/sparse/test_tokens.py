@@ -185,3 +185,17 @@ def test_split_is_a_permutation_with_context_first(
     weights = torch.randn(x.shape, dtype=torch.float64, generator=generator)
     (permute(x, split.order, split.inverse) * weights).sum().backward()
     assert torch.equal(x.grad, weights[split.inverse])
+
+
+def test_a_batch_without_context_chooses_with_the_other_ranks() -> None:
+    """It made none of the reductions that ranks with context in their batches wait for."""
+    model = tiny_decoder("llama")
+    handle = sparsify(model, CONFIG)
+    batch = completions()
+    model(
+        **batch
+        | {"labels": batch["input_ids"], "attention_mask": torch.ones_like(batch["input_ids"])}
+    )
+    assert handle.state.split is not None
+    assert handle.state.split.context == 0
+    assert all(ffn.chosen is not None for ffn in handle.sparse_blocks.values())
