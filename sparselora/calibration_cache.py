@@ -96,7 +96,8 @@ def fit(
         errors = error_curves(model, config, calibration, probing, context=context)
         return {"curves": torch.tensor(errors)}
 
-    key = _content_hash(model, calibrating, repr((asdict(setting), LEVELS, CURVE_BATCHES)))
+    of = (asdict(setting), config.tokens, config.sink_tokens, LEVELS, CURVE_BATCHES)
+    key = _content_hash(model, calibrating, repr(of))
     tensors, more = _kept(key, measured)
     curves: list[list[float]] = tensors["curves"].tolist()
     named = calibrated_sparsities(config, curves)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from sparselora.flops import AttentionKept, ModelDimensions
+from sparselora.flops import AttentionKept, ModelDimensions, RelativeAttention
 from sparselora.schedule import kept_channels
 from sparselora.sparse.attention_channels import HeadShape
 from sparselora.sparse.blocks import get_architecture, get_backbone, get_model_shape
@@ -78,4 +78,19 @@ def model_dimensions(model: nn.Module) -> ModelDimensions:
         head_maps=head_maps,
         head_on_every_token=architecture.head_on_every_token,
         fused_attention=architecture.fused_attention,
+        relative=_relative_attention(config),
+    )
+
+
+def _relative_attention(config: Any) -> RelativeAttention | None:
+    if not getattr(config, "relative_attention", False):
+        return None
+    most, kinds = config.max_relative_positions, config.pos_att_type or ()
+    span = most if most >= 1 else config.max_position_embeddings
+    buckets = getattr(config, "position_buckets", -1)
+    return RelativeAttention(
+        positions=2 * (buckets if buckets > 0 else span),
+        shared_maps=bool(getattr(config, "share_att_key", False)),
+        content_to_position="c2p" in kinds,
+        position_to_content="p2c" in kinds,
     )

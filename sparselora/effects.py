@@ -33,6 +33,11 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
             "qk_sparsity and vo_sparsity are 0",
         ),
         (completes, _LABELS, "task=causal_lm takes what its templates name"),
+        (
+            completes and run.data.labels is None,
+            ["data.label_column"],
+            "task=causal_lm looks at labels only where data.labels names some",
+        ),
         (not scores, ["estimator.tokens"], f"estimator={name} looks at no token"),
         (not scores, ["estimator.weighted"], f"estimator={name} scores no activations of a batch"),
         (kind.fixed, ["estimator.every"], f"estimator={name} chooses once"),
@@ -85,7 +90,7 @@ _SPARSE = (
     "calibration.batches",
 )
 _PROMPTS = ["data.prompt_template", "data.completion_template", "task.chat_template"]
-_LABELS = [f"data.{name}" for name in ("text_column", "pair_column", "label_column", "labels")]
+_LABELS = ["data.text_column", "data.pair_column"]
 _HUB_ONLY = [
     f"data.{name}"
     for name in ("train_split", "validation_split", "test_split", "config_name", "revision")

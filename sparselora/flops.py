@@ -12,8 +12,21 @@ query, key and value have no input gradient at all, and attention passes back on
 three that carry an adapter.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True)
+class RelativeAttention:
+    """DeBERTa's attention by distance, beside that by content (He et al., 2021, section 3.1)."""
+
+    positions: int
+    """S: embeddings of distances, which are put through maps in each layer."""
+    shared_maps: bool
+    """Whether those are the query and key maps; else the layer has two more, without adapters."""
+    content_to_position: bool
+    """Whether queries meet distances; and keys, the next."""
+    position_to_content: bool
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class ModelDimensions:
     """Whether the head is applied before one token is picked, as decoders do."""
     fused_attention: bool = False
     """Whether query, key and value are one map, with one adapter."""
+    relative: RelativeAttention | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ class StepFlops:
     compensation: int = 0
     embeddings: int = 0
     """A look-up, without a product."""
+    relative_attention: int = 0
+    """Its maps of distances, without their adapters, and its two products with them."""
 
     @property
     def total(self) -> int:
@@ -118,7 +134,11 @@ def step_flops(
         "output": (query_size, d),
     }
     totals = dict.fromkeys(
-        ("query_key_value", "output_projection", "attention", "ffn_lin1", "ffn_lin2"), 0
+        (
+            *("query_key_value", "output_projection", "attention", "relative_attention"),
+            *("ffn_lin1", "ffn_lin2"),
+        ),
+        0,
     )
     lora = estimator = compensation = 0
     # Gradients flow into a layer once an adapter lies below it.
@@ -141,6 +161,14 @@ def step_flops(
         flows = {name: needs_gradient or adapted[name] for name in ("query", "key", "value")}
         backward = sum(flows.values()) + (flows["query"] or flows["key"])
         totals["attention"] += one * (2 + backward)
+        if model.relative is not None:
+            shared = adapted if model.relative.shared_maps else {}
+            totals["relative_attention"] += _relative(
+                model, model.relative, tokens, maps_kept, flows, shared
+            )
+            for name in ("query", "key"):
+                if shared.get(name):  # a frozen embedding comes in
+                    lora += _lora(model.relative.positions, *sizes[name], lora_rank, False)
         output_needs = any(flows.values())
         size_in, size_out = sizes["output"]
         columns = size_in if maps_kept is None else maps_kept.output
@@ -178,6 +206,30 @@ def step_flops(
 def svd_estimate_flops(hidden_size: int, intermediate_size: int, rank: int) -> int:
     """Of one map for one token: x Vᵀ costs 2·d·r, its product with U S another 2·r·f."""
     return 2 * rank * (hidden_size + intermediate_size)
+
+
+def _relative(
+    model: ModelDimensions,
+    relative: RelativeAttention,
+    tokens: int,
+    kept: AttentionKept | None,
+    flows: Mapping[str, bool],
+    adapted: Mapping[str, bool],
+) -> int:
+    # Distances are frozen embeddings: their maps have no input gradient. Content against distances,
+    # 2·N·h·e·S each, passes back to content, and to the distances where their map has an adapter.
+    size = model.num_attention_heads * model.head_dim
+    uses = {"key": relative.content_to_position, "query": relative.position_to_content}
+    product = 2 * tokens * size * relative.positions
+    total = 0
+    for name, content in (("key", "query"), ("query", "key")):  # of distances, and what meets them
+        if uses[name] or relative.shared_maps:
+            sliced = relative.shared_maps and kept is not None
+            rows = getattr(kept, name) if sliced else size
+            total += 2 * relative.positions * model.hidden_size * rows
+        if uses[name]:
+            total += product * (1 + flows[content] + bool(adapted.get(name)))
+    return total
 
 
 def _lora(tokens: int, size_in: int, size_out: int, rank: int, input_needs: bool) -> int:

@@ -146,10 +146,6 @@ def measure(
     """
     fast = fast_arm(sparsity)
 
-    def watched(times: Mapping[str, list[float]]) -> float:
-        # A control that is less sure than what it vouches for would not see what it is there to see.
-        return max(_speedup(times, fast).width, _control(times).width)
-
     with lock.shared(), torch.random.fork_rng(devices=_cuda(device)):
         arms = Arms(model, sparsity, train, device, calibration, loss)
         ready = [to_device(batch, device) for batch in batches]
@@ -164,7 +160,7 @@ def measure(
                 settings.seconds,
                 settings.interval_width,
             ),
-            watched,
+            partial(_least_sure, fast=fast),
             seed=seed,
             on_round=on_round,
         )
@@ -228,6 +224,11 @@ def _speedup(times: Mapping[str, list[float]], fast: str) -> Interval:
     return paired_ratio(
         np.minimum(times[STOCK], times[AGAIN]), np.minimum(times[fast], times[FAST_AGAIN])
     )
+
+
+def _least_sure(times: Mapping[str, list[float]], fast: str) -> float:
+    # A control that is less sure than what it vouches for would not see what it is there to see.
+    return max(_speedup(times, fast).width, _control(times).width)
 
 
 def _grouped(batches: Sequence[Any], size: int) -> list[list[Any]]:

@@ -1,15 +1,29 @@
 import copy
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from sparselora import SparsityConfig, sparsify
 from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
-from sparselora.measure import AGAIN, FAST_AGAIN, OWN, SPARSE, STOCK, Arms, measure
+from sparselora.measure import (
+    AGAIN,
+    FAST_AGAIN,
+    OWN,
+    SPARSE,
+    STOCK,
+    Arms,
+    _least_sure,
+    _speedup,
+    measure,
+)
 from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.calibration import calibrate
+from sparselora.timing import Budget, interleave
 from tests.conftest import tiny_batch, tiny_model
+from tests.test_timing import Fixed
 
 CPU = torch.device("cpu")
 SPARSITY = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
@@ -86,6 +100,25 @@ def test_memory_of_a_step_counts_what_stays_from_step_to_step() -> None:
     everything = sum(p.nbytes for p in model.parameters()) + held + 2 * trained
     peak = arms.memory(SPARSE, [batch])["peak_mb"]
     assert peak is None or peak >= everything / 1e6
+
+
+def test_the_speedup_covers_as_often_as_it_says_with_its_early_stop() -> None:
+    # Of steps that are equal but for noise, and now and then a delay.
+    generator = np.random.default_rng(3)
+    settings, hits, repeats = MeasureConfig(), 0, 120
+
+    def noisy(_: int) -> Fixed:
+        delay = generator.exponential(30) if generator.random() < 0.1 else 0.0
+        return Fixed(100 * float(np.exp(generator.normal(0, 0.03))) + delay)
+
+    names = (STOCK, AGAIN, OWN, SPARSE, FAST_AGAIN)
+    for repeat in range(repeats):
+        budget = Budget(settings.min_rounds, 200, 60.0, settings.interval_width, warmup_rounds=0)
+        watched = partial(_least_sure, fast=SPARSE)
+        times = interleave(dict.fromkeys(names, noisy), budget, watched, seed=repeat)
+        interval = _speedup(times, SPARSE)
+        hits += interval.low <= 1.0 <= interval.high
+    assert hits / repeats >= 0.90
 
 
 def test_saved_bytes_are_those_of_one_micro_batch() -> None:

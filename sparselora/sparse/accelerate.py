@@ -16,7 +16,7 @@ from sparselora.sparse.dropout import FastDropout
 from sparselora.sparse.gated_ffn import fast_ffn
 from sparselora.sparse.lora import FastLoraLinear
 from sparselora.sparse.norm import fast_norm
-from sparselora.sparse.stand_in import sharing
+from sparselora.sparse.stand_in import put_back, sharing
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
     LoraLinear: FastLoraLinear,
@@ -30,14 +30,15 @@ class Acceleration:
 
     def __init__(self, model: nn.Module) -> None:
         backbone: Any = get_backbone(model)  # raises before anything is touched
-        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
+        self._swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 original = type(child)
                 kind = STAND_INS.get(original) or fast_norm(original) or fast_ffn(original)
                 if kind is not None:
-                    self._swapped.append((parent, name, child))
-                    parent._modules[name] = sharing(child, kind)
+                    stand_in = sharing(child, kind)
+                    self._swapped.append((parent, name, child, stand_in))
+                    parent._modules[name] = stand_in
         # None where it was another's to set, and so is another's to set back.
         self._config = backbone.config if backbone.config._attn_implementation == "sdpa" else None
         if self._config is not None:
@@ -46,8 +47,8 @@ class Acceleration:
 
     def remove(self) -> None:
         """The same objects as before, with what they have learnt since."""
-        for parent, name, child in self._swapped:
-            parent._modules[name] = child
+        for parent, name, child, stand_in in self._swapped:
+            put_back(parent, name, child, stand_in)
         self._swapped = []
         if self._config is not None:
             self._config._attn_implementation = "sdpa"

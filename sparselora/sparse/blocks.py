@@ -135,6 +135,12 @@ class FFNBlock:
         maps = (self.lin1, self.lin2, self.gate)
         return any(linear is not None and linear.adapter is not None for linear in maps)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Below the layer: what hands its input on while the block is sparse, then what computes it."""
+        row = self.architecture
+        return (row.lin1, row.activation, row.lin2) if row.whole is None else (row.whole,)
+
     def check_sliceable(self) -> None:
         """Raise a `UserError` unless its channels can be left out."""
         row = self.architecture

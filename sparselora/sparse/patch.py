@@ -19,10 +19,16 @@ from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.projections import ROLES, find_attention
+from sparselora.sparse.projections import find_attention
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.stand_in import let_go, pass_through, projection, sparse_output
+from sparselora.sparse.stand_in import (
+    check_forward,
+    pass_through,
+    projection,
+    put_back,
+    sparse_output,
+)
 from sparselora.sparse.state import NoteBatch, NoteLabels, SparsityState
 
 
@@ -62,7 +68,7 @@ class SparsityHandle:
         self.state = state
         self.config = config
         self._removed = False
-        self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
+        self._swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
         # Columns that are gathered become rows in memory, so that all gathers read whole rows. A
         # parameter keeps its shape and its values; only the strides change.
         for weight in self._scattered():
@@ -183,9 +189,8 @@ class SparsityHandle:
         self.disable()
         for hook in self._hooks:
             hook.remove()
-        for layer, path, original in self._swapped:
-            layer.set_submodule(path, original)
-            let_go(original)
+        for swapped in self._swapped:
+            put_back(*swapped)
         for weight in self._scattered():
             weight.data = weight.data.contiguous()
         self._acceleration.remove()
@@ -198,23 +203,20 @@ class SparsityHandle:
             yield from each.attention.scattered(each.roles)
 
     def _swap_attention(self, sparse: SparseAttention) -> None:
-        layer, row = sparse.attention.layer, sparse.attention.architecture
-        paths = dict(zip(ROLES, row.attention, strict=True))
+        layer = sparse.attention.layer
         for role in sparse.roles:
-            original = layer.get_submodule(paths[role])
-            self._swapped.append((layer, paths[role], original))
-            layer.set_submodule(paths[role], projection(original, sparse, role))
+            path = sparse.attention.paths[role]
+            self._put(layer, path, projection(layer.get_submodule(path), sparse, role))
+
+    def _put(self, layer: nn.Module, path: str, stand_in: nn.Module) -> None:
+        self._swapped.append((layer, path, layer.get_submodule(path), stand_in))
+        layer.set_submodule(path, stand_in)
 
     def _swap_in(self, ffn: SparseFFN) -> None:
-        block, row = ffn.block, ffn.block.architecture
-        if row.whole is not None:
-            sites = {row.whole: sparse_output}
-        else:
-            sites = {row.lin1: pass_through, row.activation: pass_through, row.lin2: sparse_output}
-        for path, stand_in in sites.items():
-            original = block.layer.get_submodule(path)
-            self._swapped.append((block.layer, path, original))
-            block.layer.set_submodule(path, stand_in(original, ffn))
+        layer, paths = ffn.block.layer, ffn.block.paths
+        for path in paths[:-1]:
+            self._put(layer, path, pass_through(layer.get_submodule(path), ffn))
+        self._put(layer, paths[-1], sparse_output(layer.get_submodule(paths[-1]), ffn))
 
 
 def sparsify(
@@ -259,8 +261,10 @@ def sparsify(
     sliced = [block for block in blocks if kept[block.name] < block.intermediate_size]
     for block in sliced:
         block.check_sliceable()
+        for path in block.paths:
+            check_forward(block.layer.get_submodule(path), f"{block.name}.{path}")
     moments = _moments(model, config, calibration)
-    state = SparsityState(config.tokens == "context", config.sink_tokens)
+    state = SparsityState(config.tokens == "context", config.sink_tokens, config.kind.fixed)
     sparse = {
         block.name: SparseFFN(block, config, kept[block.name], state, moments.get(block.name))
         for block in sliced
@@ -273,7 +277,10 @@ def sparsify(
                 layer = moments.get(each.name)
                 inputs = None if layer is None else layer.attention
                 made = SparseAttention(each, config, qk, vo, state, inputs)
-                each.check_sliceable(made.roles)
+                each.check_sliceable(made.roles, bool(qk))
+                for role in made.roles:
+                    path = each.paths[role]
+                    check_forward(each.layer.get_submodule(path), f"{each.name}.{path}")
                 attention[each.name] = made
     handle = SparsityHandle(model, blocks, sparse, state, config, attention)
     handle.enable()

@@ -74,13 +74,20 @@ class Attention:
         """The module whose first argument is the attention's input."""
         return self.layer.get_submodule(self.architecture.attention[0])
 
-    def check_sliceable(self, roles: Iterable[str]) -> None:
-        """Raise a `UserError` unless channels of these maps can be left out."""
-        paths = dict(zip(ROLES, self.architecture.attention, strict=True))
+    @property
+    def paths(self) -> dict[str, str]:
+        """Below the layer, by role."""
+        return dict(zip(ROLES, self.architecture.attention, strict=True))
+
+    def check_sliceable(self, roles: Iterable[str], queries: bool) -> None:
+        """Raise a `UserError` unless channels of these maps can be left out.
+
+        Args:
+            queries: whether some of query and key are; where all maps are one, its roles do not say.
+        """
         for role in roles:
-            check_sliceable(self.layer, paths[role], self.name, "attention")
-        rotated = self.architecture.rotary and {"query", "key"} & set(roles)
-        if rotated and self.rotary_share != 1.0:
+            check_sliceable(self.layer, self.paths[role], self.name, "attention")
+        if queries and self.architecture.rotary and self.rotary_share != 1.0:
             raise UserError(
                 f"model: a rotation of {self.rotary_share:g} of each head's channels; only one of all "
                 "of them is allowed in sparse queries and keys, whose pairs stay together"

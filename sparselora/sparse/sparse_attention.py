@@ -141,11 +141,23 @@ class SparseAttention:
         """(…, in) → (…, out), by the kept channels; of output tokens, where they are split, `whole`."""
         if role != "output":
             self._choose(hidden_states, first=role == self.roles[0])
+        elif not self._is_current():
+            return whole(hidden_states)  # its value was in evaluation mode, and whole
         chosen = self._chosen
         assert chosen is not None
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
         y = split_apply(self.state.split, x, lambda rows: self._compute(role, rows), whole)
         return y.view(*hidden_states.shape[:-1], y.shape[-1])
+
+    def _is_current(self) -> bool:
+        """Whether there is a choice for the call in hand."""
+        count = self.state.forward_count
+        return self._chosen is not None and (
+            self.config.kind.fixed
+            or count is None
+            or count < self._expires
+            or count == self._chosen_in
+        )
 
     @torch.no_grad()
     def _choose(self, hidden_states: Tensor, first: bool) -> None:

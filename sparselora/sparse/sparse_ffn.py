@@ -170,7 +170,11 @@ class SparseFFN:
             dist.all_reduce(squares)
             scores = squares.sqrt_()
         self._chosen = select_ffn_channels(scores, kept)
-        self._expires = 0 if count is None else count + self.config.estimator_every
+        # What a batch without context chose serves no other batch.
+        alone = not (dist.is_available() and dist.is_initialized())
+        nothing = alone and self.state.split is not None and not self.state.split.context
+        every = 1 if nothing else self.config.estimator_every
+        self._expires = 0 if count is None else count + every
         self._slice = None
         return self._chosen
 

@@ -101,9 +101,22 @@ def projection(original: nn.Module, sparse: SparseAttention, role: str) -> nn.Mo
     return _holding(original, _Projection, sparse, role)
 
 
-def let_go(original: nn.Module) -> None:
-    """Forget what its stand-in computed by."""
-    original.__dict__.pop(HELD, None)
+def check_forward(module: nn.Module, where: str) -> None:
+    """Raise a `UserError` where a module has a forward of its own, beside its class's."""
+    if "forward" in module.__dict__:
+        raise UserError(
+            f"model: {where} has a forward of its own, as accelerate gives modules that it places "
+            "(device_map); place the model on one device as a whole"
+        )
+
+
+def put_back(parent: nn.Module, path: str, original: nn.Module, stand_in: nn.Module) -> None:
+    """The original in its place again, unless another module has been put there since."""
+    stand_in.__dict__.pop(HELD, None)
+    # The very state, of a deep copy too, which copies the two apart.
+    object.__setattr__(original, "__dict__", stand_in.__dict__)
+    if parent.get_submodule(path) is stand_in:
+        parent.set_submodule(path, original)
 
 
 def _holding(original: nn.Module, mixin: type, *held: Any) -> nn.Module:
@@ -123,7 +136,7 @@ def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
     """`kind` with the methods of `mixin` before its own; the same class each time."""
     if (mixin, kind) not in _MIXED:
         name = f"{mixin.__name__.removeprefix('_')}{kind.__name__}"
-        _MIXED[mixin, kind] = type(name, (mixin, kind), {"__reduce__": _reduce})
+        _MIXED[mixin, kind] = type(name, (mixin, kind), {"__reduce__": _reduce, "_mixed": True})
     return _MIXED[mixin, kind]
 
 
@@ -132,9 +145,14 @@ _MIXED: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}
 
 def _reduce(module: nn.Module) -> tuple[Any, ...]:
     # No module's attribute names such a class, so a pickle names what it is made of.
-    return _empty, type(module).__bases__, module.__dict__
+    kind, mixins = type(module), []
+    while "_mixed" in kind.__dict__:
+        mixin, kind = kind.__bases__
+        mixins.append(mixin)
+    return _empty, (kind, *reversed(mixins)), module.__dict__
 
 
-def _empty(mixin: type, kind: type[nn.Module]) -> nn.Module:
-    made = mixed(mixin, kind)
-    return made.__new__(made)
+def _empty(kind: type[nn.Module], *mixins: type) -> nn.Module:
+    for mixin in mixins:
+        kind = mixed(mixin, kind)
+    return kind.__new__(kind)

@@ -13,9 +13,13 @@ from sparselora.sparse.tokens import TokenSplit
 class SparsityState:
     """The switch and the present batch of one sparse model."""
 
-    def __init__(self, context_only: bool = False, sink_tokens: int = 0) -> None:
+    def __init__(
+        self, context_only: bool = False, sink_tokens: int = 0, fixed: bool = False
+    ) -> None:
         self.context_only, self.sink_tokens = context_only, sink_tokens
         """Whether output tokens stay dense, and how many of the first ones with them."""
+        self.fixed = fixed
+        """Whether channels are chosen once, whatever the batch."""
         self.enabled = False
         self.share = 1.0
         """Of the way from dense to the sparsity asked for: below 1 while sparsity ramps up."""
@@ -30,7 +34,7 @@ class SparsityState:
         compiled. Dense steps and evaluation do not count, so that all ranks of a group count alike."""
         self._unmatched_forwards = 0
         self._overtaken = False
-        """Whether another call came after a forward pass whose backward pass is still to come."""
+        """Whether another call took what a recomputation needs before the backward pass was there."""
         self._backward_task = -1
 
     def switch(self, share: float) -> None:
@@ -49,7 +53,9 @@ class SparsityState:
         Raises:
             UserError: output tokens are to stay dense and the call has no label for each token.
         """
-        self._overtaken = self._unmatched_forwards > 0
+        chooses = self.enabled and training and not self.fixed
+        if self._unmatched_forwards and (self.context_only or chooses):
+            self._overtaken = True
         self.attention_mask, self.split = attention_mask, None
         labels, self.labels = self.labels, None
         if not (self.enabled and training):

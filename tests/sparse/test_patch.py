@@ -1,4 +1,8 @@
 import copy
+import pickle
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import peft
 import pytest
@@ -13,6 +17,7 @@ from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate
 from sparselora.sparse.stand_in import HELD, sharing
 from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.sparse.test_ffn import assert_all_close
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
 
@@ -224,26 +229,28 @@ def test_checkpointing_refuses_two_forwards_before_one_backward() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_checkpointing_refuses_another_call_before_the_backward_pass(training: bool) -> None:
-    # A reference model's pass without gradients, or an evaluation, changed what was recomputed with.
+def checkpointed(between: str, **settings: Any) -> dict[str, torch.Tensor]:
+    """Gradients of one step, with a call of another kind before the backward pass."""
     model = tiny_model("bert")
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    sparsify(model, CONFIG)
-    for _ in range(2):
-        model.train()
-        model(**tiny_batch(4, 9)).loss.backward()
-        model.train(training)
-        with torch.no_grad():
-            model(**tiny_batch(4, 9))
-    model.train()
+    sparsify(model, replace(CONFIG, **settings), calibration=tiny_batch())
     loss = model(**tiny_batch(4, 9)).loss
-    model.train(training)
-    with torch.no_grad():
-        model(**tiny_batch(4, 9))
-    model.train()
+    if between:
+        model.train(between == "training")
+        with torch.no_grad():
+            model(**tiny_batch(3, 7))
+        model.train()
+    loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_checkpointing_and_another_call_before_the_backward_pass() -> None:
+    # A reference model's pass without gradients changed the channels that were recomputed with.
     with pytest.raises(RuntimeError, match="another call of the model came between"):
-        loss.backward()
+        checkpointed("training")
+    assert_all_close(checkpointed("evaluation"), checkpointed(""))
+    fixed = {"estimator": "static"}
+    assert_all_close(checkpointed("training", **fixed), checkpointed("", **fixed))
 
 
 def test_checkpointing_after_a_dense_start() -> None:
@@ -320,3 +327,41 @@ def test_peft_finds_adapters_of_a_sparse_ffn(model_type: str) -> None:
     adapted = model(**batch).logits
     assert not torch.allclose(sparse_alone, adapted)
     assert handle.sparse_blocks["layer.0"].calls == 2
+
+
+def test_a_module_with_a_forward_of_its_own_is_refused() -> None:
+    """accelerate hooks the modules that it places: the stand-in's was hidden, lin2(lin1(x)) left."""
+    model = tiny_model("bert")
+    lin1 = model.get_submodule("base_model.model.bert.encoder.layer.1.intermediate.dense")
+    lin1.forward = partial(type(lin1).forward, lin1)
+    modules = list(model.modules())
+    with pytest.raises(UserError, match=r"layer.1.intermediate.dense has a forward of its own"):
+        sparsify(model, CONFIG)
+    assert modules == list(model.modules())
+
+
+def test_a_sparse_model_is_pickled_whole() -> None:
+    model = tiny_model("llama")
+    sparsify(model, replace(CONFIG, qk_sparsity=0.5, vo_sparsity=0.5))
+    again = pickle.loads(pickle.dumps(model))
+    assert [type(module) for module in again.modules()] == [type(m) for m in model.modules()]
+    torch.testing.assert_close(again(**tiny_batch()).logits, model(**tiny_batch()).logits)
+
+
+def test_remove_leaves_what_was_put_there_since() -> None:
+    """After `merge_and_unload` it brought the adapters back, beside weights that held them already."""
+    model = tiny_model("bert")
+    handle = sparsify(model, replace(CONFIG, qk_sparsity=0.5, vo_sparsity=0.5))
+    merged = model.merge_and_unload().eval()
+    expected = merged(**tiny_batch()).logits
+    handle.remove()
+    assert not any("lora" in name for name, _ in merged.named_modules())
+    torch.testing.assert_close(merged(**tiny_batch()).logits, expected)
+
+
+def test_a_deep_copy_with_its_handle_is_taken_back_in_the_mode_it_is_in() -> None:
+    model = tiny_model("bert", dropout=0.5)
+    clone, handle = copy.deepcopy((model, sparsify(model, CONFIG)))
+    clone.eval()
+    handle.remove()
+    assert not any(module.training for module in clone.modules())

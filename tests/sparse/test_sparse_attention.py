@@ -434,3 +434,22 @@ def test_a_merge_is_seen_by_what_was_gathered_before(lora: list[str]) -> None:
     changed = 0 if lora == ["query"] else 1
     assert not torch.allclose(gathered[0][changed], gathered[1][changed])
     assert torch.allclose(gathered[0][changed], gathered[2][changed], atol=1e-6)
+
+
+def test_a_partial_rotation_matters_to_queries_and_keys_alone() -> None:
+    config = tiny_config("phi3")
+    config.rope_parameters = {**config.rope_parameters, "partial_rotary_factor": 0.5}
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    targets = list(set(ARCHITECTURES["phi3"].attention))
+    model = get_peft_model(model, LoraConfig(target_modules=targets)).train()
+    sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.0, vo_sparsity=0.5))
+
+
+def test_output_is_whole_where_value_is() -> None:
+    model = tiny_model("bert")
+    expected = copy.deepcopy(model)(**tiny_batch()).logits
+    sparsify(model, CONFIG)
+    for name, module in model.named_modules():
+        if name.endswith("attention.self"):
+            module.eval()
+    torch.testing.assert_close(model(**tiny_batch()).logits, expected)

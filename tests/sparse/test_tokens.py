@@ -199,3 +199,18 @@ def test_a_batch_without_context_chooses_with_the_other_ranks() -> None:
     assert handle.state.split is not None
     assert handle.state.split.context == 0
     assert all(ffn.chosen is not None for ffn in handle.sparse_blocks.values())
+
+
+def test_what_a_batch_without_context_chose_serves_no_other() -> None:
+    model = tiny_decoder("llama")
+    handle = sparsify(
+        model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, tokens="context", estimator_every=4)
+    )
+    batch = completions()
+    alone = {"labels": batch["input_ids"], "attention_mask": torch.ones_like(batch["input_ids"])}
+    chosen = []
+    for each in (batch | alone, batch, batch | alone):
+        model(**each)
+        chosen.append(handle.sparse_blocks["layer.0"].chosen)
+    assert chosen[0] is not chosen[1]
+    assert chosen[1] is chosen[2]
