@@ -95,7 +95,7 @@ SUITES = {
     "encoder": Suite(ENCODER_ARMS, (), "accuracy.csv"),
     "decoder": Suite(
         DECODER_ARMS,
-        ("model=smollm2", "task=causal_lm", "train.max_steps=150", "measure.eval_first=false"),
+        ("model=smollm2", "task=causal_lm", "train.max_steps=75", "measure.eval_first=false"),
         "decoder.csv",
     ),
 }

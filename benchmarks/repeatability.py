@@ -4,7 +4,8 @@
     python benchmarks/repeatability.py control    forty times stock against itself: is 1 in the interval?
     python benchmarks/repeatability.py parallel   four jobs at once under the lock, and one by one
 
-Each takes minutes on a quiet machine and writes its rows to `docs/results/<question>.csv` as they come.
+Each takes half an hour or more of a quiet machine and writes its rows to `docs/results/<question>.csv` as
+they come; `parallel` goes on after the repeats that are there.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from sparselora.report.statistics import pooled_ratio
 
@@ -43,12 +46,18 @@ def finish(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
 
 
 class Rows:
-    """The rows of one question, in `docs/results/<question>.csv` as they come."""
+    """The rows of one question, in `docs/results/<question>.csv` as they come.
 
-    def __init__(self, question: str) -> None:
+    Args:
+        goes_on: whether those that are there stay.
+    """
+
+    def __init__(self, question: str, goes_on: bool = False) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         self.path = RESULTS / f"{question}.csv"
         self.rows: list[dict[str, Any]] = []
+        if goes_on and self.path.exists():
+            self.rows = pd.read_csv(self.path).to_dict("records")  # type: ignore[assignment]
 
     def add(self, row: dict[str, Any]) -> None:
         """Print a row and write it; the first one begins the file anew."""
@@ -183,18 +192,21 @@ def control(_: Path) -> str:
 
 
 def parallel(work: Path) -> str:
-    """The same four jobs at once, then one after the other, five times in turn.
+    """The same four jobs at once, then one after the other, eight times in turn.
 
     What one process measures differs from what the next one does, by its memory's place and by what the
     neighbours on the machine do; no interval of one process knows of that. So each way is repeated and
     its repeats are pooled as a report pools a setting's runs.
     """
-    rows = Rows("parallel")
+    rows = Rows("parallel", goes_on=True)
+    there = {(row["repeat"], row["way"], row["experiment"]) for row in rows.rows}
     # Batches of one length: the data's own have a ratio each, and their spread would be in the interval.
     common = ["bench.batch_size=16", "bench.seq_len=27", "train.threads=1"]
     common += ["measure.min_rounds=20", "measure.seconds=25"]
-    for repeat in range(5):
+    for repeat in range(8):
         for way in ("at once", "one by one"):
+            if all((repeat, way, name) in there for name in SETTINGS):
+                continue
             running = []
             for name in SETTINGS:
                 folder = work / f"{way.replace(' ', '-')}-{name}-{repeat}"
