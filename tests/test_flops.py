@@ -52,6 +52,21 @@ SCHEDULES = {
 }
 
 
+def adapted(config: Any, projections: tuple[str, ...]) -> Any:
+    """A classifier of this config with LoRA of rank 8."""
+    base = transformers.AutoModelForSequenceClassification.from_config(config)
+    row = ARCHITECTURES[config.model_type]
+    named = dict(zip(ROLES, row.attention, strict=True))
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=8,
+        lora_dropout=0.05,
+        target_modules=[named[role] for role in projections],
+        modules_to_save=list(row.head),
+    )
+    return get_peft_model(base, lora).train()
+
+
 @pytest.mark.parametrize("projections", [ROLES, ("query", "value"), ("output",)], ids=str)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("model_type", REAL)
@@ -61,17 +76,7 @@ def test_within_one_percent_of_torchs_counter(
     config = transformers.AutoConfig.for_model(
         model_type, **REAL[model_type], num_labels=2, attn_implementation="eager"
     )
-    base = transformers.AutoModelForSequenceClassification.from_config(config)
-    row = ARCHITECTURES[model_type]
-    named = dict(zip(ROLES, row.attention, strict=True))
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=8,
-        lora_dropout=0.05,
-        target_modules=[named[role] for role in projections],
-        modules_to_save=list(row.head),
-    )
-    model = get_peft_model(base, lora).train()
+    model = adapted(config, projections)
     sparsities = SCHEDULES[schedule]
     layer_sparsity = {f"layer.{index}": value for index, value in enumerate(sparsities)}
     # The SVD of six layers takes seconds, so one case of each model has it.
@@ -116,17 +121,7 @@ def test_attention_by_distance_within_one_percent(
         norm_rel_ebd="layer_norm",
         num_labels=2,
     )
-    base = transformers.AutoModelForSequenceClassification.from_config(config)
-    row = ARCHITECTURES["deberta-v2"]
-    named = dict(zip(ROLES, row.attention, strict=True))
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=8,
-        lora_dropout=0.05,
-        target_modules=[named[role] for role in projections],
-        modules_to_save=list(row.head),
-    )
-    model = get_peft_model(base, lora).train()
+    model = adapted(config, projections)
     settings = SparsityConfig(
         svd_rank=8, ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.25, estimator_tokens=64
     )
