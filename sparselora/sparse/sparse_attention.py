@@ -174,11 +174,8 @@ class SparseAttention:
         there = self._chosen
         if there is not None and there.query.device == device:
             kept = self.kept() == (len(there.key), len(there.value))
-            if kept and (self.config.kind.fixed or (count is not None and count < self._expires)):
-                return
-            if kept and count is not None and count == self._chosen_in:
-                return
-            if count is None and not first:
+            anew = count is None and first and not self.config.kind.fixed
+            if kept and self._is_current() and not anew:
                 return
         if any(buffer.device != device for buffer in self.norms.buffers()):
             self.norms.to(device)
