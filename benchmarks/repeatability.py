@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparselora.command import steady_process
 from sparselora.report.statistics import pooled_ratio
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -248,7 +249,7 @@ def main() -> None:
     name = parser.parse_args().question
     began = time.perf_counter()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the commands do
+    steady_process()
     with tempfile.TemporaryDirectory() as work:
         print(questions[name](Path(work)))
     print(f"{time.perf_counter() - began:.0f} s")

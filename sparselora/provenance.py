@@ -35,6 +35,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "cuda": _cuda(device),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
         "platform": platform.platform(),
         "load_average": load_average(),
         **identity(),

@@ -1,4 +1,4 @@
-"""A faster path for a LoRA step, dense as it is: adapters, dropout, attention's too, norms, gated FFNs.
+"""A faster path for a LoRA step, dense as it is: adapters, dropout, norms, rotations, gated FFNs, loss.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
 that it replaces is swapped for one of a subclass that shares its state, so that PEFT, checkpoints and
@@ -9,13 +9,16 @@ from typing import Any
 
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
+from transformers import PreTrainedModel
 
 from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.dropout import FastDropout
 from sparselora.sparse.gated_ffn import fast_ffn
 from sparselora.sparse.lora import FastLoraLinear
+from sparselora.sparse.loss import causal_lm_loss
 from sparselora.sparse.norm import fast_norm
+from sparselora.sparse.rotary import fast_rotary
 from sparselora.sparse.stand_in import put_back, sharing
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
@@ -23,6 +26,8 @@ STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Dropout: FastDropout,
 }
 """Class of a module → what stands in for it. Subclasses of theirs are left alone."""
+FAMILIES = (fast_norm, fast_rotary, fast_ffn)
+"""Each says what stands in for a class of transformers' that every model has one of its own of."""
 
 
 class Acceleration:
@@ -33,8 +38,7 @@ class Acceleration:
         self._swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                original = type(child)
-                kind = STAND_INS.get(original) or fast_norm(original) or fast_ffn(original)
+                kind = _stand_in(type(child))
                 if kind is not None:
                     stand_in = sharing(child, kind)
                     self._swapped.append((parent, name, child, stand_in))
@@ -44,6 +48,9 @@ class Acceleration:
         if self._config is not None:
             attention.register()
             self._config._attn_implementation = attention.NAME
+        self._losses: list[Any] = [each for each in model.modules() if _has_plain_loss(each)]
+        for holder in self._losses:  # a property of transformers', set on the instance
+            holder.loss_function = causal_lm_loss
 
     def remove(self) -> None:
         """The same objects as before, with what they have learnt since."""
@@ -53,6 +60,21 @@ class Acceleration:
         if self._config is not None:
             self._config._attn_implementation = "sdpa"
             self._config = None
+        for holder in self._losses:
+            if vars(holder).get("_loss_function") is causal_lm_loss:
+                del holder._loss_function
+        self._losses = []
+
+
+def _stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:
+    if kind in STAND_INS:
+        return STAND_INS[kind]
+    return next((found for family in FAMILIES if (found := family(kind))), None)
+
+
+def _has_plain_loss(module: nn.Module) -> bool:
+    causal = getattr(module, "loss_type", None) == "ForCausalLM"
+    return isinstance(module, PreTrainedModel) and causal and "_loss_function" not in vars(module)
 
 
 def accelerate(model: nn.Module) -> Acceleration:

@@ -1,0 +1,76 @@
+"""A causal language model's loss, cross entropy over a wide vocabulary, as one autograd function.
+
+    loss = Σ (log Σⱼ exp zⱼ − z_label),   dz = softmax(z) − one-hot(label)
+
+torch's makes a tensor of the logits' size for the logarithms, one for the gradient of those, zero but for
+one in a row, and one for the gradient itself. Here the forward pass makes that one alone.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers.loss.loss_utils import ForCausalLMLoss
+
+
+class CrossEntropyFunction(torch.autograd.Function):
+    """logits (n, V); labels (n,), of which `ignored` do not count → the sum of losses.
+
+    Gradient: logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+        there = (labels != ignored).unsqueeze(1)
+        at = labels.unsqueeze(1).where(there, 0)
+        top = logits.amax(1, keepdim=True)
+        exponentials = logits.sub(top).exp_()
+        total = exponentials.sum(1, keepdim=True)
+        losses = total.log().add_(top).sub_(logits.gather(1, at))
+        if ctx.needs_input_grad[0]:
+            grad = exponentials.mul_(there / total)
+            ctx.save_for_backward(grad.scatter_add_(1, at, -there.to(grad.dtype)))
+        return losses.where(there, 0.0).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grads[0], None, None
+
+
+def causal_lm_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    vocab_size: int,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = -100,
+    shift_labels: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """transformers' `ForCausalLMLoss`, with its arguments.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T), not shifted; looked at where `shift_labels` is None.
+        num_items_in_batch: what the sum is divided by; None for the number of labels that count.
+        shift_labels: (B, T), shifted.
+    """
+    if torch.compiler.is_compiling():
+        whole: Tensor = ForCausalLMLoss(
+            logits, labels, vocab_size, num_items_in_batch, ignore_index, shift_labels, **kwargs
+        )
+        return whole
+    if shift_labels is None:
+        assert labels is not None
+        shift_labels = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+    said = shift_labels.reshape(-1).to(logits.device)
+    loss: Tensor = CrossEntropyFunction.apply(
+        logits.float().view(-1, vocab_size), said, ignore_index
+    )
+    if num_items_in_batch is None:
+        return loss / (said != ignore_index).sum()
+    if isinstance(num_items_in_batch, Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss / num_items_in_batch
