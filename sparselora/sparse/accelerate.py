@@ -17,9 +17,10 @@ from sparselora.sparse.dropout import FastDropout
 from sparselora.sparse.gated_ffn import fast_ffn
 from sparselora.sparse.lora import FastLoraLinear
 from sparselora.sparse.loss import causal_lm_loss
+from sparselora.sparse.mixed import sharing
 from sparselora.sparse.norm import fast_norm
 from sparselora.sparse.rotary import fast_rotary
-from sparselora.sparse.stand_in import put_back, sharing
+from sparselora.sparse.stand_in import put_back
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
     LoraLinear: FastLoraLinear,

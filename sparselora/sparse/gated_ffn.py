@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.ffn import SparseFFNFunction
-from sparselora.sparse.stand_in import mixed
+from sparselora.sparse.mixed import mixed
 
 CLASSES = frozenset(
     f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparselora.sparse.stand_in import mixed
+from sparselora.sparse.mixed import mixed
 
 CLASSES = frozenset(
     f"{name}RMSNorm" for name in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3", "SmolLM3")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparselora.sparse.stand_in import mixed
+from sparselora.sparse.mixed import mixed
 
 CLASSES = frozenset(
     f"{name}Attention" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")

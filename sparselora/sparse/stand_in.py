@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
+from sparselora.sparse.mixed import mixed, sharing
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
 from sparselora.sparse.state import SparsityState
@@ -123,36 +124,3 @@ def _holding(original: nn.Module, mixin: type, *held: Any) -> nn.Module:
     # In a tuple: a module held directly would become a child and enter the state dict.
     original.__dict__[HELD] = held
     return sharing(original, mixed(mixin, type(original)))
-
-
-def sharing(original: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """A module of class `kind` with the very state of `original`."""
-    stand_in = kind.__new__(kind)
-    object.__setattr__(stand_in, "__dict__", original.__dict__)
-    return stand_in
-
-
-def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
-    """`kind` with the methods of `mixin` before its own; the same class each time."""
-    if (mixin, kind) not in _MIXED:
-        name = f"{mixin.__name__.removeprefix('_')}{kind.__name__}"
-        _MIXED[mixin, kind] = type(name, (mixin, kind), {"__reduce__": _reduce, "_mixed": True})
-    return _MIXED[mixin, kind]
-
-
-_MIXED: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}
-
-
-def _reduce(module: nn.Module) -> tuple[Any, ...]:
-    # No module's attribute names such a class, so a pickle names what it is made of.
-    kind, mixins = type(module), []
-    while "_mixed" in kind.__dict__:
-        mixin, kind = kind.__bases__
-        mixins.append(mixin)
-    return _empty, (kind, *reversed(mixins)), module.__dict__
-
-
-def _empty(kind: type[nn.Module], *mixins: type) -> nn.Module:
-    for mixin in mixins:
-        kind = mixed(mixin, kind)
-    return kind.__new__(kind)

@@ -15,7 +15,8 @@ from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate
-from sparselora.sparse.stand_in import HELD, sharing
+from sparselora.sparse.mixed import sharing
+from sparselora.sparse.stand_in import HELD
 from tests.conftest import tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close
 
