@@ -20,7 +20,6 @@ from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.lora import SlicedLoRAFunction, adapter_rate
 from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.projections import Attention
-from sparselora.sparse.selector import sample_tokens
 from sparselora.sparse.state import SparsityState
 from sparselora.sparse.tokens import split_apply
 
@@ -180,7 +179,7 @@ class SparseAttention:
         if any(buffer.device != device for buffer in self.norms.buffers()):
             self.norms.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
-        sample, weights = sample_tokens(hidden_states, self.state.attention_mask, tokens)
+        sample, weights = self.state.sample(hidden_states, tokens)
         norms = self.norms(sample, weights)
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             for norm in norms:  # over the tokens of all ranks

@@ -22,7 +22,7 @@ from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimator import build_estimator
 from sparselora.sparse.ffn import SparseFFNFunction
 from sparselora.sparse.memory import tensors_in
-from sparselora.sparse.selector import sample_tokens, select_ffn_channels
+from sparselora.sparse.selector import select_ffn_channels
 from sparselora.sparse.state import SparsityState
 from sparselora.sparse.tokens import split_apply
 
@@ -156,14 +156,14 @@ class SparseFFN:
         if count is None and self.config.estimator_every > 1:
             raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
         holds = self.config.kind.fixed or (count is not None and count < self._expires)
-        device, mask = hidden_states.device, self.state.attention_mask
+        device = hidden_states.device
         there = self._chosen
         if there is not None and holds and len(there) == kept and there.device == device:
             return there
         if any(buffer.device != device for buffer in self.estimator.buffers()):
             self.estimator.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
-        sample, weights = sample_tokens(hidden_states, mask, tokens)
+        sample, weights = self.state.sample(hidden_states, tokens)
         scores = self.estimator(sample, weights)
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             squares = scores.square()  # norms over the tokens of all ranks

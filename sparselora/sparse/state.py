@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
+from sparselora.sparse.selector import Positions, positions_to_sample, take
 from sparselora.sparse.tokens import TokenSplit
 
 
@@ -32,6 +33,8 @@ class SparsityState:
         self.forward_count: int | None = None
         """Which sparse training call of the backbone is running; None before the first, or where it is
         compiled. Dense steps and evaluation do not count, so that all ranks of a group count alike."""
+        self._sampled: dict[tuple[Any, ...], Positions] = {}
+        """The tokens that are scored in the call in hand, by shape."""
         self._unmatched_forwards = 0
         self._overtaken = False
         """Whether another call took what a recomputation needs before the backward pass was there."""
@@ -56,7 +59,7 @@ class SparsityState:
         chooses = self.enabled and training and not self.fixed
         if self._unmatched_forwards and (self.context_only or chooses):
             self._overtaken = True
-        self.attention_mask, self.split = attention_mask, None
+        self.attention_mask, self.split, self._sampled = attention_mask, None, {}
         labels, self.labels = self.labels, None
         if not (self.enabled and training):
             return
@@ -73,6 +76,16 @@ class SparsityState:
             return
         self.forward_count = (self.forward_count or 0) + 1
         self._unmatched_forwards += torch.is_grad_enabled()
+
+    def sample(self, hidden_states: Tensor, tokens: int | None) -> tuple[Tensor, Tensor | None]:
+        """`sample_tokens` of the batch in hand; which they are is found out once a call, not a layer."""
+        key = (hidden_states.shape[:-1], hidden_states.device, tokens)
+        where = self._sampled.get(key)
+        if where is None:
+            where = positions_to_sample(hidden_states, self.attention_mask, tokens)
+            if not torch.compiler.is_compiling():
+                self._sampled[key] = where
+        return take(hidden_states, where)
 
     def check_recomputation(self) -> None:
         """Refuse a recomputation, under gradient checkpointing, whose forward call is not known.

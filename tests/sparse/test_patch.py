@@ -8,10 +8,11 @@ import peft
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from sparselora import SparsityConfig, sparsify
 from sparselora.errors import UserError
+from sparselora.sparse import selector, state
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate
@@ -366,3 +367,26 @@ def test_a_deep_copy_with_its_handle_is_taken_back_in_the_mode_it_is_in() -> Non
     clone.eval()
     handle.remove()
     assert not any(module.training for module in clone.modules())
+
+
+def test_tokens_to_score_are_found_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+
+    def noted(hidden_states: Tensor, mask: Tensor, tokens: int) -> selector.Positions:
+        masks.append(mask)
+        return selector.positions_to_sample(hidden_states, mask, tokens)
+
+    monkeypatch.setattr(state, "positions_to_sample", noted)
+    model = tiny_model("bert")
+    config = SparsityConfig(
+        svd_rank=2, ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5, estimator_tokens=8
+    )
+    handle = sparsify(model, config)
+    batch = tiny_batch()
+    other = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    for each in (batch, other):
+        model(**each).loss.backward()
+    assert len(masks) == 2
+    assert torch.equal(masks[0], batch["attention_mask"])
+    assert torch.equal(masks[1], other["attention_mask"])
+    handle.remove()
