@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from sparselora.sparse.causal_attention import causal_attention
 from sparselora.sparse.dropout import apply_mask, keep_mask, takes
 
 NAME = "sparselora_sdpa"
@@ -87,12 +88,17 @@ def attention_forward(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention, but for what a CPU with dropout is better served by.
+    """transformers' SDPA attention, but for what a CPU is better served by: with dropout, or causal.
 
     Shapes and result are those of `sdpa_attention_forward`: (B, T, h, e).
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    plain = kwargs.get("position_bias") is None and kwargs.get("cache") is None
+    plain = not any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if plain and causal and not dropout:
+        blocked = causal_attention(query, key, value, attention_mask, scale)
+        if blocked is not None:
+            return blocked, None
     masked_or_full = attention_mask is not None or not causal
     same_heads = query.shape[:2] == key.shape[:2]
     if not (takes(query, dropout) and plain and masked_or_full and same_heads):
@@ -100,7 +106,6 @@ def attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
         )
         return output
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended: Tensor = DropoutAttentionFunction.apply(
         query, key, value, attention_mask, dropout, scale
     )

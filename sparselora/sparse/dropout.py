@@ -6,6 +6,7 @@ mask again. The rate is exact to 2^-17. One byte an element is kept for the back
 keeps four.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,14 @@ def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.de
     """Bool: True with probability 1 − rate, on a CPU with rate rounded to a multiple of 2^-16."""
     if device.type != "cpu" or torch.compiler.is_compiling():
         return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1.0 - rate)
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     seed = int(torch.randint(2**63 - 1, ()))
     # All of an integer's values: the raw words, in three quarters of the time of `random_raw`.
     generator = np.random.Generator(np.random.SFC64(seed))
     words = generator.integers(_LARGEST, size=-(-count // 4), dtype=np.uint64, endpoint=True)
-    drawn = torch.from_numpy(words.view(np.int16))[:count]
-    return (drawn >= round(rate * LEVELS) - LEVELS // 2).view(shape)
+    # numpy's comparison: torch's of 16 bits is not vectorised.
+    keep = words.view(np.int16)[:count] >= round(rate * LEVELS) - LEVELS // 2
+    return torch.from_numpy(keep).view(shape)
 
 
 def mask(values: Tensor, keep: Tensor) -> Tensor:
