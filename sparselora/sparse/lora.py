@@ -20,45 +20,59 @@ from sparselora.sparse.dropout import keep_mask, mask
 
 
 def _add_adapter(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, rate: float
-) -> tuple[Tensor | None, Tensor, float]:
-    """y += s D(x) Aᵀ Bᵀ; → the mask, D(x) Aᵀ without the mask's scale, and s with it."""
+    y: Tensor | None, x: Tensor, a: Tensor, b: Tensor, scaling: float, rate: float
+) -> tuple[Tensor, Tensor | None, Tensor, float]:
+    """y + s D(x) Aᵀ Bᵀ where y lies, None for 0; the mask, D(x) Aᵀ without its scale, and s with it."""
     keep = keep_mask(x.shape, rate, x.device) if rate else None
     low = _kept(x, keep) @ a.to(x.dtype).t()
     # The mask's own scale, 1 / (1 − rate), is applied where it is cheap: to (N, r).
     scaling = scaling / (1.0 - rate)
-    y.addmm_(low, b.to(x.dtype).t(), alpha=scaling)
-    return keep, low, scaling
+    up = b.to(x.dtype).t()
+    if y is None:
+        y = x.new_empty(len(x), len(b)).addmm_(low, up, beta=0.0, alpha=scaling)
+    else:
+        y.addmm_(low, up, alpha=scaling)
+    return y, keep, low, scaling
 
 
 def _adapter_backward(
     grad_y: Tensor,
-    grad_x: Tensor | None,
     x: Tensor,
     keep: Tensor | None,
     low: Tensor,
     a: Tensor,
     b: Tensor,
     scaling: float,
-    needs_a: bool,
-    needs_b: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """dA and dB; the adapter's part of dx is added to `grad_x`, where there is one."""
-    grad_a = grad_b = None
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """dA, dB and s dy B, (N, r), which dx takes its part of; None for what is not needed.
+
+    Args:
+        needs: of dx, dA and dB.
+    """
+    needs_x, needs_a, needs_b = needs
+    grad_a = grad_b = grad_low = None
     if needs_b:
         # This way around: a CPU takes seven times as long for (o, N) by (N, r).
         grad_b = (low.t() @ grad_y).mul_(scaling).t().to(b.dtype)
-    if needs_a or grad_x is not None:
+    if needs_a or needs_x:
         # By columns: at rank 8 a CPU takes twice as long by rows, from rank 16 on the same.
         columns = b.to(grad_y.dtype).t().contiguous().t()
         grad_low = (grad_y @ columns).mul_(scaling)
         if needs_a:
             grad_a = (grad_low.t() @ _kept(x, keep)).to(a.dtype)
-        if grad_x is not None and keep is None:
-            grad_x.addmm_(grad_low, a.to(grad_low.dtype))
-        elif grad_x is not None:
-            grad_x.add_(_kept(grad_low @ a.to(grad_low.dtype), keep))
-    return grad_a, grad_b
+    return grad_a, grad_b, grad_low
+
+
+def _add_adapter_input(
+    grad_x: Tensor | None, grad_low: Tensor, a: Tensor, keep: Tensor | None
+) -> Tensor:
+    """grad_x + Dᵀ(dh A) where grad_x lies, None for 0."""
+    a = a.to(grad_low.dtype)
+    if grad_x is not None and keep is None:
+        return grad_x.addmm_(grad_low, a)
+    part = _kept(grad_low @ a, keep)
+    return part if grad_x is None else grad_x.add_(part)
 
 
 def _kept(values: Tensor, keep: Tensor | None) -> Tensor:
@@ -84,7 +98,7 @@ class LoRALinearFunction(torch.autograd.Function):
         rate: float,
     ) -> Tensor:
         y = nn.functional.linear(x, weight, bias)
-        keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
+        y, keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
         ctx.save_for_backward(x, keep, low, weight, a, b)
         return y
 
@@ -94,10 +108,13 @@ class LoRALinearFunction(torch.autograd.Function):
         (grad_y,) = grads
         x, keep, low, weight, a, b = ctx.saved_tensors
         needs_x, _, needs_bias, needs_a, needs_b, _, _ = ctx.needs_input_grad
-        grad_x = grad_y @ weight if needs_x else None
-        grad_a, grad_b = _adapter_backward(
-            grad_y, grad_x, x, keep, low, a, b, ctx.scaling, needs_a, needs_b
+        grad_a, grad_b, grad_low = _adapter_backward(
+            grad_y, x, keep, low, a, b, ctx.scaling, (needs_x, needs_a, needs_b)
         )
+        grad_x = None
+        if needs_x:
+            assert grad_low is not None
+            grad_x = _add_adapter_input(grad_y @ weight, grad_low, a, keep)
         grad_bias = grad_y.sum(0) if needs_bias else None
         return grad_x, None, grad_bias, grad_a, grad_b, None, None
 
@@ -124,15 +141,19 @@ class SlicedLoRAFunction(torch.autograd.Function):
         rate: float,
     ) -> Tensor:
         """`width` is o where rows are kept, and None where columns are."""
+        keep = low = y = None
         if width is None:
             part = x.index_select(1, indices)
             y = part @ weight if bias is None else torch.addmm(bias, part, weight)
-        else:
-            y = x.new_zeros(len(x), width) if bias is None else bias.repeat(len(x), 1)
-            y.index_add_(1, indices, x @ weight.t())
-        keep = low = None
+        elif bias is not None:
+            y = bias.repeat(len(x), 1)
+        elif a is None:
+            y = x.new_zeros(len(x), width)
         if a is not None and b is not None:
-            keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
+            y, keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
+        assert y is not None
+        if width is not None:
+            y.index_add_(1, indices, x @ weight.t())
         ctx.rows = width is not None
         ctx.save_for_backward(x, keep, low, weight, indices, a, b)
         return y
@@ -143,17 +164,19 @@ class SlicedLoRAFunction(torch.autograd.Function):
         (grad_y,) = grads
         x, keep, low, weight, indices, a, b = ctx.saved_tensors
         needs_x, _, needs_bias, _, _, needs_a, needs_b, _, _ = ctx.needs_input_grad
-        grad_x = grad_a = grad_b = None
+        grad_x = grad_a = grad_b = grad_low = None
+        if a is not None and b is not None:
+            grad_a, grad_b, grad_low = _adapter_backward(
+                grad_y, x, keep, low, a, b, ctx.scaling, (needs_x, needs_a, needs_b)
+            )
         if needs_x and ctx.rows:
             grad_x = grad_y.index_select(1, indices) @ weight
-        elif needs_x:
-            # Of frozen columns, by a scatter: index_copy_ takes twice as long.
-            at = indices.expand(len(x), -1)
-            grad_x = torch.zeros_like(x).scatter_(1, at, grad_y @ weight.t())
-        if a is not None and b is not None:
-            grad_a, grad_b = _adapter_backward(
-                grad_y, grad_x, x, keep, low, a, b, ctx.scaling, needs_a, needs_b
-            )
+        if needs_x and a is not None and grad_low is not None:
+            grad_x = _add_adapter_input(grad_x, grad_low, a, keep)
+        if needs_x and not ctx.rows:
+            # Where the adapter's part lies: zeros to write into would be one more tensor to go through.
+            grad_x = torch.zeros_like(x) if grad_x is None else grad_x
+            grad_x.index_add_(1, indices, grad_y @ weight.t())
         grad_bias = grad_y.sum(0) if needs_bias else None
         return grad_x, None, grad_bias, None, None, grad_a, grad_b, None, None
 
