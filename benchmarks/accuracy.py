@@ -36,6 +36,7 @@ ORIGINAL = (
     *("schedule=original", "estimator=static", "compensation=lowrank"),
     "sparse_warmup_ratio=0.05",
 )
+ORIGINAL_FINISH = (*ORIGINAL, "sparse_cooldown_ratio=0.15")
 FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15")
 ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "dense": ("experiment=dense",),
@@ -56,9 +57,13 @@ ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "svd 8, dense finish": ("estimator=svd", *FINISH),
     "original, static + lowrank 8": ORIGINAL,
     "the same, q k 0.5": (*ORIGINAL, "qk_sparsity=0.5"),
-    "the same, v o 0.25": (*ORIGINAL, "vo_sparsity=0.25"),
     "the same, q k 0.5, v o 0.25": (*ORIGINAL, "qk_sparsity=0.5", "vo_sparsity=0.25"),
-    "the same, q k 0.5, v o 0.5": (*ORIGINAL, "qk_sparsity=0.5", "vo_sparsity=0.5"),
+    "original, static + lowrank 8, dense finish": ORIGINAL_FINISH,
+    "the same, dense finish, q k 0.25": (*ORIGINAL_FINISH, "qk_sparsity=0.25"),
+    "the same, dense finish, q k 0.5 in the deeper half": (
+        *ORIGINAL_FINISH,
+        "layer_qk_sparsity={layer.3:0.5,layer.4:0.5,layer.5:0.5}",
+    ),
 }
 """The number is the rank, of the estimate or of compensation."""
 PAPER = ("experiment=paper",)
