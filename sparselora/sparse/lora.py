@@ -16,7 +16,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparselora.sparse.dropout import keep_mask, mask
+from sparselora.sparse.dropout import factor, keep_mask, mask
 
 
 def _add_adapter(
@@ -24,7 +24,7 @@ def _add_adapter(
 ) -> tuple[Tensor, Tensor | None, Tensor, float]:
     """y + s D(x) Aᵀ Bᵀ where y lies, None for 0; the mask, D(x) Aᵀ without its scale, and s with it."""
     keep = keep_mask(x.shape, rate, x.device) if rate else None
-    low = _kept(x, keep) @ a.to(x.dtype).t()
+    low = (x if keep is None else mask(x, keep)) @ a.to(x.dtype).t()
     # The mask's own scale, 1 / (1 − rate), is applied where it is cheap: to (N, r).
     scaling = scaling / (1.0 - rate)
     up = b.to(x.dtype).t()
@@ -48,6 +48,7 @@ def _adapter_backward(
     """dA, dB and s dy B, (N, r), which dx takes its part of; None for what is not needed.
 
     Args:
+        keep: the mask as a factor.
         needs: of dx, dA and dB.
     """
     needs_x, needs_a, needs_b = needs
@@ -60,7 +61,7 @@ def _adapter_backward(
         columns = b.to(grad_y.dtype).t().contiguous().t()
         grad_low = (grad_y @ columns).mul_(scaling)
         if needs_a:
-            grad_a = (grad_low.t() @ _kept(x, keep)).to(a.dtype)
+            grad_a = (grad_low.t() @ (x if keep is None else x * keep)).to(a.dtype)
     return grad_a, grad_b, grad_low
 
 
@@ -71,12 +72,10 @@ def _add_adapter_input(
     a = a.to(grad_low.dtype)
     if grad_x is not None and keep is None:
         return grad_x.addmm_(grad_low, a)
-    part = _kept(grad_low @ a, keep)
-    return part if grad_x is None else grad_x.add_(part)
-
-
-def _kept(values: Tensor, keep: Tensor | None) -> Tensor:
-    return values if keep is None else mask(values, keep)
+    part = grad_low @ a
+    if keep is None:
+        return part
+    return part.mul_(keep) if grad_x is None else grad_x.addcmul_(part, keep)
 
 
 class LoRALinearFunction(torch.autograd.Function):
@@ -107,6 +106,7 @@ class LoRALinearFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_y,) = grads
         x, keep, low, weight, a, b = ctx.saved_tensors
+        keep = None if keep is None else factor(keep, x.dtype)
         needs_x, _, needs_bias, needs_a, needs_b, _, _ = ctx.needs_input_grad
         grad_a, grad_b, grad_low = _adapter_backward(
             grad_y, x, keep, low, a, b, ctx.scaling, (needs_x, needs_a, needs_b)
@@ -163,6 +163,7 @@ class SlicedLoRAFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_y,) = grads
         x, keep, low, weight, indices, a, b = ctx.saved_tensors
+        keep = None if keep is None else factor(keep, x.dtype)
         needs_x, _, needs_bias, _, _, needs_a, needs_b, _, _ = ctx.needs_input_grad
         grad_x = grad_a = grad_b = grad_low = None
         if a is not None and b is not None:
