@@ -4,12 +4,11 @@ Such a module's forward takes hidden states, (n, d), and token weights, (n, 1) o
 of (rows,). One is a function here, named by a row of `sparselora.sparse.config.ESTIMATORS`.
 """
 
-import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.calibration import InputMoments
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.estimator import RandomEstimator
+from sparselora.sparse.estimator import RandomEstimator, norms_over_tokens
 from sparselora.sparse.lowrank import SVDSparsityEstimator
 from sparselora.sparse.projections import Attention
 
@@ -25,14 +24,7 @@ class ProjectionNorms(nn.Module):
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
         """(n, d), (n, 1) or None → three of (rows,), at least float32."""
-        norms = []
-        for role in SCORED:
-            output = self.maps[role](hidden_states)
-            if token_weights is not None:
-                output = output * token_weights
-            dtype = torch.promote_types(output.dtype, torch.float32)
-            norms.append(torch.linalg.vector_norm(output, dim=0, dtype=dtype))
-        return norms
+        return [norms_over_tokens(self.maps[role](hidden_states), token_weights) for role in SCORED]
 
 
 class FixedNorms(nn.Module):

@@ -55,11 +55,17 @@ class FFNEstimator(nn.Module):
             activations = self.activation(self.gate(hidden_states)) * activations
         if self.centre is not None:
             activations = activations - self.centre
-        if token_weights is not None:
-            activations = activations * token_weights
-        dtype = torch.promote_types(activations.dtype, torch.float32)
-        scores = torch.linalg.vector_norm(activations, dim=0, dtype=dtype)
+        scores = norms_over_tokens(activations, token_weights)
         return scores if self.channel_weights is None else scores * self.channel_weights
+
+
+def norms_over_tokens(values: Tensor, token_weights: Tensor | None) -> Tensor:
+    """‖weight · value‖₂ of each channel: (n, c), (n, 1) or None → (c,), at least float32."""
+    if token_weights is not None:
+        values = values * token_weights
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    # A norm along the first dimension takes a CPU twelve times as long.
+    return wide.square().sum(0).sqrt_()
 
 
 class ExactMap(nn.Module):
