@@ -1,7 +1,9 @@
 """Floating-point operations of one optimizer step, by term, and the speed-up that they allow.
 
 Counted are matrix products, 2 · rows · inner · columns each, which is what `torch.utils.flop_counter`
-counts as well; elementwise work is not. N = batch · length positions (padding included: it is computed),
+counts as well; elementwise work is not. Causal attention counts in full, as torch's own kernel computes
+it; `sparse.causal_attention` leaves up to half of that out, dense or sparse, which is not part of the
+bound. N = batch · length positions (padding included: it is computed),
 d = hidden_size, f = intermediate_size, r = lora.r.
 
 A map W, (out, in), that is frozen costs 2·N·in·out forward and, if its input needs a gradient, the
