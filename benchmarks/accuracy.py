@@ -64,6 +64,11 @@ ENCODER_ARMS: dict[str, tuple[str, ...]] = {
         *ORIGINAL_FINISH,
         "layer_qk_sparsity={layer.3:0.5,layer.4:0.5,layer.5:0.5}",
     ),
+    "the same, dense finish, q k 0.25 of all heads": (
+        *ORIGINAL_FINISH,
+        "qk_sparsity=0.25",
+        "attention_scope=all_heads",
+    ),
     "the same, dense finish, q k 0.25 in the deeper half": (
         *ORIGINAL_FINISH,
         "layer_qk_sparsity={layer.3:0.25,layer.4:0.25,layer.5:0.25}",

@@ -10,6 +10,7 @@ from typing import Any
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
@@ -36,6 +37,7 @@ class Acceleration:
 
     def __init__(self, model: nn.Module) -> None:
         backbone: Any = get_backbone(model)  # raises before anything is touched
+        self._losses: list[Any] = [each for each in model.modules() if _has_plain_loss(each)]
         self._swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
@@ -49,7 +51,6 @@ class Acceleration:
         if self._config is not None:
             attention.register()
             self._config._attn_implementation = attention.NAME
-        self._losses: list[Any] = [each for each in model.modules() if _has_plain_loss(each)]
         for holder in self._losses:  # a property of transformers', set on the instance
             holder.loss_function = causal_lm_loss
 
@@ -74,8 +75,14 @@ def _stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:
 
 
 def _has_plain_loss(module: nn.Module) -> bool:
+    # By transformers' property, with nothing of the user's own in its place.
+    if getattr(type(module), "loss_function", None) is not PreTrainedModel.loss_function:
+        return False
+    plain: Any = module
     causal = getattr(module, "loss_type", None) == "ForCausalLM"
-    return isinstance(module, PreTrainedModel) and causal and "_loss_function" not in vars(module)
+    return (
+        causal and "_loss_function" not in vars(module) and plain.loss_function is ForCausalLMLoss
+    )
 
 
 def accelerate(model: nn.Module) -> Acceleration:

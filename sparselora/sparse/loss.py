@@ -3,7 +3,8 @@
     loss = Σ (log Σⱼ exp zⱼ − z_label),   dz = softmax(z) − one-hot(label)
 
 torch's makes a tensor of the logits' size for the logarithms, one for the gradient of those, zero but for
-one in a row, and one for the gradient itself. Here the forward pass makes that one alone.
+one in a row, and one for the gradient itself. Here the forward pass makes the gradient, of a sum, and the
+backward pass scales it.
 """
 
 from typing import Any
@@ -30,14 +31,15 @@ class CrossEntropyFunction(torch.autograd.Function):
         losses = total.log().add_(top).sub_(logits.gather(1, at))
         if ctx.needs_input_grad[0]:
             grad = exponentials.mul_(there / total)
-            ctx.save_for_backward(grad.scatter_add_(1, at, -there.to(grad.dtype)))
+            ctx.save_for_backward(grad.scatter_add_(1, at, -there.to(grad.dtype)), there)
         return losses.where(there, 0.0).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * grads[0], None, None
+        grad, there = ctx.saved_tensors
+        # Of rows that do not count nothing comes back, even where all are such and the mean is 0 / 0.
+        return grad * grads[0].where(there, 0.0), None, None
 
 
 def causal_lm_loss(

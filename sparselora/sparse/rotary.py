@@ -61,18 +61,28 @@ class _FastRotary:
         return _with_rotation(forward.__func__)(self, *args, **kwargs)
 
 
-@cache
 def _with_rotation(forward: FunctionType) -> Callable[..., Any]:
-    """The same code with `rotate` where it names `apply_rotary_pos_emb`; itself where that was replaced.
+    """The same code with `rotate` where it names `apply_rotary_pos_emb`; itself where that is replaced.
 
     A function's globals are its module's, where a change would be one for the whole process.
     """
-    names = forward.__globals__
-    original = names.get(APPLIED)
-    if APPLIED not in forward.__code__.co_names or original is None:
+    names, original = forward.__globals__, forward.__globals__.get(APPLIED)
+    # What another put in its place, a wrapper too, was not written where the class was.
+    written = getattr(original, "__code__", None)
+    if written is None or written.co_filename != forward.__code__.co_filename:
         return forward
-    if original.__module__ != forward.__module__:
+    fast = _rebound(forward, original)
+    if fast is None:
         return forward
+    rotate = fast.__globals__[APPLIED]
+    fast.__globals__.update(names | {APPLIED: rotate})  # whatever else was changed there since
+    return fast
+
+
+@cache
+def _rebound(forward: FunctionType, original: Callable[..., Any]) -> FunctionType | None:
+    if APPLIED not in forward.__code__.co_names:
+        return None
 
     def rotate(
         query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
@@ -87,7 +97,7 @@ def _with_rotation(forward: FunctionType) -> Callable[..., Any]:
 
     fast = FunctionType(
         forward.__code__,
-        names | {APPLIED: rotate},
+        forward.__globals__ | {APPLIED: rotate},
         forward.__name__,
         forward.__defaults__,
         forward.__closure__,
@@ -98,4 +108,5 @@ def _with_rotation(forward: FunctionType) -> Callable[..., Any]:
 
 def fast_rotary(kind: type[nn.Module]) -> type[nn.Module] | None:
     """What stands in for an attention of class `kind`; None where it is none of `CLASSES`."""
-    return mixed(_FastRotary, kind) if kind.__name__ in CLASSES else None
+    of_transformers = kind.__module__.startswith("transformers.models.")
+    return mixed(_FastRotary, kind) if of_transformers and kind.__name__ in CLASSES else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
-from sparselora.sparse.selector import Positions, positions_to_sample, take
+from sparselora.sparse.selector import Positions, positions_to_sample, sample_tokens, take
 from sparselora.sparse.tokens import TokenSplit
 
 
@@ -79,13 +79,12 @@ class SparsityState:
 
     def sample(self, hidden_states: Tensor, tokens: int | None) -> tuple[Tensor, Tensor | None]:
         """`sample_tokens` of the batch in hand; which they are is found out once a call, not a layer."""
+        if torch.compiler.is_compiling():  # a shape as a key would make one graph of each
+            return sample_tokens(hidden_states, self.attention_mask, tokens)
         key = (hidden_states.shape[:-1], hidden_states.device, tokens)
-        where = self._sampled.get(key)
-        if where is None:
-            where = positions_to_sample(hidden_states, self.attention_mask, tokens)
-            if not torch.compiler.is_compiling():
-                self._sampled[key] = where
-        return take(hidden_states, where)
+        if key not in self._sampled:
+            self._sampled[key] = positions_to_sample(hidden_states, self.attention_mask, tokens)
+        return take(hidden_states, self._sampled[key])
 
     def check_recomputation(self) -> None:
         """Refuse a recomputation, under gradient checkpointing, whose forward call is not known.

@@ -47,3 +47,15 @@ def test_a_choice_kept_for_several_calls_is_refused() -> None:
     sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_every=2))
     with pytest.raises(RuntimeError, match="estimator_every over 1"):
         torch.compile(model, backend="eager")(**tiny_batch())
+
+
+def test_one_graph_for_batches_of_any_length() -> None:
+    # An earlier version kept the scored tokens by shape, which made a graph of each length.
+    dynamo.reset()
+    counters.clear()
+    model = tiny_model("bert")
+    sparsify(model, SparsityConfig(svd_rank=2, ffn_sparsity=0.5))
+    compiled = torch.compile(model, backend="eager")
+    for length in (7, 8, 9, 11, 13):
+        compiled(**tiny_batch(length=length)).loss.backward()
+    assert counters["stats"]["unique_graphs"] <= 2

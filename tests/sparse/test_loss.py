@@ -2,17 +2,20 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
+from transformers import LlamaForCausalLM
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from sparselora import SparsityConfig, accelerate, sparsify
 from sparselora.sparse.loss import CrossEntropyFunction, causal_lm_loss
 from sparselora.sparse.tokens import IGNORED
+from tests.conftest import tiny_config
 from tests.sparse.test_ffn import assert_all_close
 from tests.sparse.test_tokens import completions, tiny_decoder
 
@@ -59,6 +62,17 @@ def test_arguments_are_transformers(
     assert_all_close(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("items", [None, 0, torch.tensor(0)])
+def test_a_batch_without_a_label_has_no_gradient(items: int | torch.Tensor | None) -> None:
+    # An earlier version gave NaN, as the loss is, and one step of those ruins the adapters.
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    loss = causal_lm_loss(logits, torch.full((2, 3), IGNORED), 5, num_items_in_batch=items)
+    assert loss.isnan()
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
 def test_models_take_it_and_give_the_same() -> None:
     model, batch = tiny_decoder("llama"), completions()
     base = model.get_base_model()
@@ -78,6 +92,22 @@ def test_models_take_it_and_give_the_same() -> None:
     faster.remove()
     assert base.loss_function is ForCausalLMLoss
     assert "_loss_function" not in vars(base)
+
+
+class OwnLoss(LlamaForCausalLM):
+    """A user's model, with a method where transformers has a property."""
+
+    def loss_function(self, logits: torch.Tensor, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        return logits.square().mean()
+
+
+def test_a_method_of_the_users_own_stays() -> None:
+    model = OwnLoss(tiny_config("llama")).train()
+    expected = model(**completions()).loss
+    faster = accelerate(model)
+    torch.testing.assert_close(model(**completions()).loss, expected)
+    faster.remove()
+    torch.testing.assert_close(model(**completions()).loss, expected)
 
 
 def test_a_loss_of_the_users_own_stays() -> None:

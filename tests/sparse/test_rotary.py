@@ -1,7 +1,8 @@
 """Rotation of query and key as one function, against transformers' own."""
 
 import copy
-from types import FunctionType
+import functools
+from typing import Any
 
 import pytest
 import torch
@@ -66,19 +67,53 @@ def test_models_take_it_and_give_the_same(model_type: str, monkeypatch: pytest.M
 
 
 def test_the_module_of_transformers_is_untouched() -> None:
-    before = dict(vars(modeling_llama))
+    before, forward = dict(vars(modeling_llama)), modeling_llama.LlamaAttention.forward
     model = tiny_model("llama")
     accelerate(model)
     model(**tiny_batch()).loss.backward()
     assert vars(modeling_llama) == before
-    assert "forward" in vars(modeling_llama.LlamaAttention)
+    assert modeling_llama.LlamaAttention.forward is forward
 
 
-def test_a_rotation_that_another_put_there_stays() -> None:
-    forward = modeling_llama.LlamaAttention.forward
-    names = forward.__globals__ | {rotary.APPLIED: test_the_module_of_transformers_is_untouched}
-    patched = FunctionType(forward.__code__, names)
-    assert rotary._with_rotation(patched) is patched
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_another_puts_in_its_place_is_called(
+    wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An earlier version kept the globals of the first call, and took a wrapper for the original.
+    original, calls = modeling_llama.apply_rotary_pos_emb, []
+
+    def other(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args[0].shape)
+        return original(*args, **kwargs)
+
+    model = tiny_model("llama")
+    accelerate(model)
+    model(**tiny_batch())
+    replaced = functools.wraps(original)(other) if wrapped else other
+    monkeypatch.setattr(modeling_llama, rotary.APPLIED, replaced)
+    model(**tiny_batch())
+    assert len(calls) == model.config.num_hidden_layers
+    monkeypatch.undo()
+    eager = modeling_llama.eager_attention_forward
+    monkeypatch.setattr(modeling_llama, "ALL_ATTENTION_FUNCTIONS", Interface(calls, eager))
+    model(**tiny_batch())
+    assert calls[-1] == "another interface"
+
+
+class Interface:
+    """Stands where the table of attention functions does."""
+
+    def __init__(self, calls: list[Any], function: Any) -> None:
+        self.calls, self.function = calls, function
+
+    def get_interface(self, *_: Any) -> Any:
+        self.calls.append("another interface")
+        return self.function
+
+
+def test_a_class_of_another_package_is_left_alone() -> None:
+    kind = type("LlamaAttention", (modeling_llama.LlamaAttention,), {"__module__": "elsewhere"})
+    assert fast_rotary(kind) is None
 
 
 def test_others_are_left_alone() -> None:
