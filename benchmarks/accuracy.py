@@ -69,6 +69,17 @@ ENCODER_ARMS: dict[str, tuple[str, ...]] = {
         "qk_sparsity=0.25",
         "attention_scope=all_heads",
     ),
+    "the same, dense finish of 0.3, q k 0.25": (
+        *ORIGINAL,
+        "sparse_cooldown_ratio=0.3",
+        "qk_sparsity=0.25",
+    ),
+    "the same, dense finish of 0.3, rank 32, q k 0.25": (
+        *ORIGINAL,
+        "sparse_cooldown_ratio=0.3",
+        "qk_sparsity=0.25",
+        "compensation.rank=32",
+    ),
     "the same, dense finish, q k 0.25 in the deeper half": (
         *ORIGINAL_FINISH,
         "layer_qk_sparsity={layer.3:0.25,layer.4:0.25,layer.5:0.25}",
