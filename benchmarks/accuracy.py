@@ -80,6 +80,11 @@ ENCODER_ARMS: dict[str, tuple[str, ...]] = {
         "qk_sparsity=0.25",
         "compensation.rank=32",
     ),
+    "ramp 0.2, static + lowrank 8, dense finish, q k 0.25 in the deeper half": (
+        *("schedule=ramp", "ffn_sparsity=0.2", "estimator=static", "compensation=lowrank"),
+        *("sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15"),
+        "layer_qk_sparsity={layer.3:0.25,layer.4:0.25,layer.5:0.25}",
+    ),
     "the same, dense finish, q k 0.25 in the deeper half": (
         *ORIGINAL_FINISH,
         "layer_qk_sparsity={layer.3:0.25,layer.4:0.25,layer.5:0.25}",
