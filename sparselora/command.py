@@ -53,11 +53,10 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
 
 def steady_process() -> None:
     """Before torch is loaded: what makes a step on the CPU faster, and as fast as the next one."""
-    # Threads that wait for the others sleep, those of GNU's OpenMP after spinning a few microseconds,
-    # which goes before the policy there. With two on
-    # two cores a sparse step of DistilBERT's sizes at 16 x 27 tokens took 273 ms so, 309 ms where they
-    # sleep at once, and 271 ms where they spin on; beside another program's load on one core it took
-    # 527, 491 and 835 ms.
+    # Threads that wait for the others sleep; those of GNU's OpenMP spin a few microseconds first, by a
+    # count that goes before the policy. With two threads on two cores a sparse step of DistilBERT's
+    # sizes at 16 x 27 tokens took 273 ms so, 309 ms where they sleep at once, and 271 ms where they spin
+    # on; beside another program's load on one core it took 527, 491 and 835 ms.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
     if sys.platform == "linux":
