@@ -44,6 +44,21 @@ ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "static + lowrank 8, dense finish": ("estimator=static", "compensation=lowrank", *FINISH),
     "static, dense finish": ("estimator=static", *FINISH),
     "whitened 8, dense finish": ("estimator=whitened", *FINISH),
+    "random, dense finish": ("estimator=random", *FINISH),
+    "magnitude, dense finish": ("estimator=magnitude", *FINISH),
+    "oracle, dense finish": ("estimator=oracle", *FINISH),
+    "static + lowrank 32, dense finish": (
+        *("estimator=static", "compensation=lowrank", "compensation.rank=32"),
+        *FINISH,
+    ),
+    "static + lowrank 64, dense finish": (
+        *("estimator=static", "compensation=lowrank", "compensation.rank=64"),
+        *FINISH,
+    ),
+    "static + lowrank 32, dense finish of 0.2": (
+        *("estimator=static", "compensation=lowrank", "compensation.rank=32"),
+        *("schedule=optimized", "sparse_warmup_ratio=0", "sparse_cooldown_ratio=0.2"),
+    ),
     "random": ("estimator=random", *START),
     "whitened 8": ("estimator=whitened", *START),
     "static": ("estimator=static", *START),
