@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparselora.effects import check_dense_effects, check_effects, without_effect
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
-from sparselora.schema import PROJECTIONS, TASKS, RunConfig, TrainConfig
+from sparselora.schema import PROJECTIONS, TASKS, Quantization, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
         for key in keys:
             check(key, OmegaConf.select(config, key))
     check_choice("task.name", run.task.name, TASKS)
+    if run.model.quantization is not Quantization.none and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.quantization={run.model.quantization.name}: needs the package bitsandbytes "
+            "(pip install 'sparselora[qlora]'); none is allowed without it"
+        )
     _check_templates(run)
     for projection in run.lora.projections:
         check_choice("lora.projections", projection, PROJECTIONS)

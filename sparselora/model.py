@@ -1,31 +1,32 @@
 """A backbone with its LoRA adapter and its task's head."""
 
+import logging
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import huggingface_hub
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from torch import nn
 
 from sparselora import assets
+from sparselora.device import choose_device
 from sparselora.errors import UserError
 from sparselora.gguf import unpacked
+from sparselora.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
 from sparselora.sparse.blocks import get_architecture
+from sparselora.sparse.quantized import keep_trainable
 from sparselora.tasks import TASKS
-
-if TYPE_CHECKING:
-    from sparselora.schema import LoraSettings, ModelConfig, RunConfig
 
 transformers.logging.set_verbosity_error()
 huggingface_hub.logging.set_verbosity_error()  # each retry without network would be a line
 transformers.logging.disable_progress_bar()
 
 
-def load_model_config(model: "ModelConfig", label_names: Sequence[str] | None = None) -> Any:
+def load_model_config(model: ModelConfig, label_names: Sequence[str] | None = None) -> Any:
     """The transformers config of the backbone: sizes without weights.
 
     Raises:
@@ -53,7 +54,7 @@ def load_model_config(model: "ModelConfig", label_names: Sequence[str] | None = 
     return config
 
 
-def load_tokenizer(model: "ModelConfig") -> Any:
+def load_tokenizer(model: ModelConfig) -> Any:
     """The tokenizer that goes with the backbone; one without a pad token pads with its last."""
     tokenizer = _load(transformers.AutoTokenizer, model)
     if tokenizer.pad_token is None:
@@ -61,40 +62,67 @@ def load_tokenizer(model: "ModelConfig") -> Any:
     return tokenizer
 
 
-def load_model(run: "RunConfig", label_names: Sequence[str], pad_token_id: int) -> PeftModel:
+def load_model(run: RunConfig, label_names: Sequence[str], pad_token_id: int) -> PeftModel:
     """The backbone, frozen, with a fresh adapter on its attention and, to classify, a fresh head.
 
     What is drawn at random (adapter, head, and the backbone under `model.random_init`) follows
-    torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32.
+    torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32. What
+    `model.quantization` asks for is done on the device that the run computes on.
     """
     task = TASKS[run.task.name]
     config = load_model_config(run.model, label_names if task.trains_head else None)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = pad_token_id
+    frozen = torch.bfloat16 if run.train.precision is Precision.bf16 else torch.float32
+    how: dict[str, Any] = {"config": config, "dtype": torch.float32}
+    if run.model.quantization is not Quantization.none:
+        how |= {"dtype": frozen} | _quantization(run, task.trains_head, config, frozen)
     if run.model.random_init:
-        try:
-            model = task.auto_model.from_config(config)
-        except ValueError as error:
-            raise UserError(f"model.init_config: {_first_line(error)}") from error
+        model = _random(task.auto_model, config, how)
     else:
-        model = _load(
-            task.auto_model,
-            run.model,
-            config=config,
-            dtype=torch.float32,
-        )
+        model = _load(task.auto_model, run.model, **how)
+    keep_trainable(model)
     model.config.use_cache = False  # of keys and values, which only generation has a use for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by a name that is on its way out
         adapted = get_peft_model(model, lora_config(run.lora, config, run.task.name))
-    if run.train.precision.name == "bf16":
-        for parameter in adapted.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
+    for parameter in adapted.parameters():
+        if parameter.is_floating_point():  # bits are not
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
     return adapted
 
 
-def lora_config(lora: "LoraSettings", config: Any, task_name: str = "classification") -> LoraConfig:
+def _quantization(
+    run: RunConfig, trains_head: bool, config: Any, dtype: torch.dtype
+) -> dict[str, Any]:
+    """What `from_pretrained` takes: NF4 and scales quantized once more, as in QLoRA, but for heads."""
+    # It warns of a kernel for evaluation that it does not find on a CPU.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quantization = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=run.model.quantization.name,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        # None is transformers' own choice: the map to the vocabulary, and what it is tied to.
+        llm_int8_skip_modules=list(get_architecture(config).head) if trains_head else None,
+    )
+    device = choose_device(run.train.device)
+    return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def _random(auto_model: Any, config: Any, how: dict[str, Any]) -> Any:
+    try:
+        model = auto_model.from_config(config)
+    except ValueError as error:
+        raise UserError(f"model.init_config: {_first_line(error)}") from error
+    if "quantization_config" not in how:
+        return model
+    with TemporaryDirectory() as folder:  # transformers quantizes what it loads
+        model.save_pretrained(folder)
+        return auto_model.from_pretrained(folder, **how)
+
+
+def lora_config(lora: LoraSettings, config: Any, task_name: str = "classification") -> LoraConfig:
     """PEFT's config for the attention projections that `lora.projections` names."""
     task = TASKS[task_name]
     architecture = get_architecture(config)
@@ -115,12 +143,7 @@ def lora_config(lora: "LoraSettings", config: Any, task_name: str = "classificat
     )
 
 
-def trained_parameters(model: nn.Module) -> int:
-    """How many parameters train: adapter and head."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _load(kind: Any, model: "ModelConfig", **extra: Any) -> Any:
+def _load(kind: Any, model: ModelConfig, **extra: Any) -> Any:
     path = assets.resolve(model.name_or_path)
     try:
         with warnings.catch_warnings():

@@ -25,6 +25,13 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class Quantization(Enum):
+    """`nf4` holds the backbone's linear maps in 4 bits, as QLoRA does; needs bitsandbytes."""
+
+    none = "none"
+    nf4 = "nf4"
+
+
 class KeepCheckpoints(Enum):
     """`auto`: best and last of a single run, the best of each run of a sweep."""
 
@@ -65,6 +72,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     gguf_file: str | None = None
     """A file in llama.cpp's format in that folder or repository, in place of transformers' own files."""
+    quantization: Quantization = Quantization.none
+    """none, or nf4: QLoRA, with the scales quantized too."""
 
 
 @dataclass

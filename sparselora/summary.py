@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from peft import PeftModel
 from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit
@@ -17,7 +18,6 @@ from sparselora.flops import (
     step_flops,
     svd_estimate_flops,
 )
-from sparselora.model import trained_parameters
 from sparselora.schedule import Phases
 from sparselora.schema import Precision, RunConfig
 from sparselora.sparse.patch import SparsityHandle
@@ -61,10 +61,10 @@ def of_steps(rows: Sequence[StepRow], plan: StepPlan) -> dict[str, Any]:
     }
 
 
-def of_parameters(model: nn.Module) -> dict[str, int]:
+def of_parameters(model: PeftModel) -> dict[str, int]:
     """How many train, and how many there are."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return {"trained": trained_parameters(model), "total": total}
+    trained, total = model.get_nb_trainable_parameters()  # which knows of weights in 4 bits
+    return {"trained": trained, "total": total}
 
 
 def of_sparsity(handle: SparsityHandle | None) -> dict[str, Any]:

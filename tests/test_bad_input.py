@@ -33,6 +33,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["layer_sparsity={layer.9: 0.4}"], ["layer.9", "layer.0 to layer.5"]),
         (["layer_sparsity={layer.1: 1.4}"], ["layer_sparsity.layer.1=1.4", "allowed"]),
         (["layer_sparsity={layer.1: 0.4, layer: 0.5}"], ["layer.1", "both name"]),
+        (["model.quantization=int8"], ["model.quantization=int8", "none, nf4"]),
         (["svd_rnk=4"], ["svd_rnk: unknown key", "did you mean svd_rank?", "ffn_sparsity"]),
         (["train.lr=0.1"], ["train.lr: unknown key", "learning_rate"]),
         (["+foo=1"], ["foo: unknown key"]),
@@ -192,3 +193,11 @@ def test_a_run_folder_is_never_written_twice(invoke: Invoke, tiny_overrides: lis
     assert_refused(
         invoke(*arguments, "-m", "hydra.sweep.dir=mine"), "hydra.sweep.dir=mine", "already"
     )
+
+
+def test_four_bits_without_their_package(
+    invoke: Invoke, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparselora.config.find_spec", lambda _: None)
+    outcome = invoke(*tiny_overrides, "model.quantization=nf4")
+    assert_refused(outcome, "model.quantization=nf4", "bitsandbytes", "pip install", "none")

@@ -336,3 +336,41 @@ def test_estimator_without_rank_records_null(invoke: Invoke, tiny_overrides: lis
     (record,) = outcome.records()
     assert record["config"]["svd_rank"] is None
     assert record["label"] == "optimized 0.692 random"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_backbone_in_four_bits(invoke: Invoke, tiny_overrides: list[str], precision: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    outcome = invoke(
+        *tiny_overrides,
+        *("model.quantization=nf4", f"train.precision={precision}", "estimator=static"),
+        *(
+            "compensation=lowrank",
+            "schedule=calibrated",
+            "ffn_sparsity=0.5",
+            "measure.timing=after",
+        ),
+        *("measure.min_rounds=2", "measure.max_rounds=2"),
+    )
+    assert outcome.code == 0, outcome.err
+    (record,) = outcome.records()
+    assert record["status"] == "completed"
+    assert record["sparsity"]["realised_mean"] == pytest.approx(0.5, abs=0.02)
+    assert "timing_error" not in record
+    plain = invoke(
+        *tiny_overrides, "train.max_steps=1", "experiment=dense", "measure.eval_every=null"
+    )
+    assert plain.code == 0, plain.err
+    assert record["parameters"] == plain.records()[-1]["parameters"]
+
+
+def test_random_weights_in_four_bits(invoke: Invoke, tiny_overrides: list[str]) -> None:
+    pytest.importorskip("bitsandbytes")
+    llama = "{model_type:llama,hidden_size:32,intermediate_size:64,num_hidden_layers:2,"
+    llama += "num_attention_heads:4,vocab_size:64}"
+    outcome = invoke(
+        *tiny_overrides,
+        *("model.random_init=true", f"model.init_config={llama}", "model.quantization=nf4"),
+        *("train.max_steps=2", "measure.eval_every=null", "ffn_sparsity=0.5"),
+    )
+    assert outcome.code == 0, outcome.err

@@ -20,6 +20,7 @@ from sparselora.sparse.lora import FastLoraLinear
 from sparselora.sparse.loss import causal_lm_loss
 from sparselora.sparse.mixed import sharing
 from sparselora.sparse.norm import fast_norm
+from sparselora.sparse.quantized import give_back, keep_trainable
 from sparselora.sparse.rotary import fast_rotary
 from sparselora.sparse.stand_in import put_back
 
@@ -51,6 +52,7 @@ class Acceleration:
         if self._config is not None:
             attention.register()
             self._config._attn_implementation = attention.NAME
+        self._packing = keep_trainable(model)
         for holder in self._losses:  # a property of transformers', set on the instance
             holder.loss_function = causal_lm_loss
 
@@ -66,6 +68,8 @@ class Acceleration:
             if vars(holder).get("_loss_function") is causal_lm_loss:
                 del holder._loss_function
         self._losses = []
+        give_back(self._packing)
+        self._packing = []
 
 
 def _stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:

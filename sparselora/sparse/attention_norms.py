@@ -66,8 +66,10 @@ class _Exact(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         attention, role = self._source
-        weight = attention.weight(role)
-        return nn.functional.linear(hidden_states.to(weight.dtype), weight, attention.bias(role))
+        x = hidden_states.to(attention.maps[role].dtype(hidden_states))
+        bias = attention.bias(role)
+        bias = None if bias is None else bias.to(x.dtype)
+        return nn.functional.linear(x, attention.weight(role).to(x.dtype), bias)
 
 
 def svd_norms(

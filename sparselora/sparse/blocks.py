@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from peft.tuners.lora.layer import Linear as LoraLinear
+import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES, Architecture
+from sparselora.sparse.quantized import compute_dtype, dequantized, is_quantized
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,41 @@ class LinearMap:
 
     @property
     def weight(self) -> Tensor:
-        """(out, in)."""
-        parameter = self.base.get_parameter("weight")
-        rows = parameter.t() if isinstance(self.base, Conv1D) else parameter
+        """(out, in); of a map that holds 4 bits, computed from them each time."""
+        base = self.base
+        if is_quantized(base):
+            rows = dequantized(base)
+        else:
+            parameter = base.get_parameter("weight")
+            rows = parameter.t() if isinstance(base, Conv1D) else parameter
         return rows if self.part is None else rows.chunk(2)[self.part]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight: (out, in)."""
+        base: Any = self.base
+        if isinstance(base, Conv1D):
+            rows, columns = base.nf, base.nx
+        else:
+            rows, columns = base.out_features, base.in_features
+        return rows if self.part is None else rows // 2, columns
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weight."""
+        return self.base.get_parameter("weight").device
+
+    def dtype(self, hidden_states: Tensor) -> torch.dtype:
+        """What the frozen map multiplies these in, autocast included."""
+        if torch.is_autocast_enabled(hidden_states.device.type):
+            return torch.get_autocast_dtype(hidden_states.device.type)
+        if is_quantized(self.base):
+            return compute_dtype(self.base, hidden_states)
+        return self.base.get_parameter("weight").dtype
+
+    def returned(self, output: Tensor, hidden_states: Tensor) -> Tensor:
+        """In the dtype that the map returns: one of 4 bits that of its input, under autocast too."""
+        return output.to(hidden_states.dtype) if is_quantized(self.base) else output
 
     @property
     def bias(self) -> Tensor | None:
@@ -99,11 +131,12 @@ class LinearMap:
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         """(…, in) → (…, out), the adapter included, without its dropout."""
-        output = nn.functional.linear(hidden_states, self.weight, self.bias)
+        dtype = hidden_states.dtype  # PEFT keeps adapters of bfloat16 models in float32
+        bias = None if self.bias is None else self.bias.to(dtype)
+        output = nn.functional.linear(hidden_states, self.weight.to(dtype), bias)
         adapter = self.adapter
         if adapter is None:
             return output
-        dtype = hidden_states.dtype  # PEFT keeps adapters of bfloat16 models in float32
         low = nn.functional.linear(hidden_states, adapter.a.to(dtype))
         return output + adapter.scaling * nn.functional.linear(low, adapter.b.to(dtype))
 
@@ -123,11 +156,11 @@ class FFNBlock:
 
     @property
     def hidden_size(self) -> int:
-        return self.lin1.weight.shape[1]
+        return self.lin1.shape[1]
 
     @property
     def intermediate_size(self) -> int:
-        return self.lin1.weight.shape[0]
+        return self.lin1.shape[0]
 
     @property
     def has_adapters(self) -> bool:
@@ -177,7 +210,7 @@ class FFNBlock:
 
     def activations(self, hidden_states: Tensor) -> Tensor:
         """(n, d) → (n, f): what lin2 is applied to."""
-        hidden_states = hidden_states.to(self.lin1.weight.dtype)
+        hidden_states = hidden_states.to(self.lin1.dtype(hidden_states))
         if self.gate is None:
             activations: Tensor = self.activation(self.lin1(hidden_states))
             return activations
@@ -188,7 +221,9 @@ class FFNBlock:
         """The weights whose channels do not lie in whole rows of memory as the model stores them."""
         for linear, by_rows in ((self.lin1, True), (self.gate, True), (self.lin2, False)):
             # A Conv1D is stored transposed.
-            if linear is not None and by_rows == isinstance(linear.base, Conv1D):
+            if linear is None or is_quantized(linear.base):
+                continue
+            if by_rows == isinstance(linear.base, Conv1D):
                 yield linear.base.get_parameter("weight")
 
 
@@ -278,11 +313,11 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     """
     linear: Any = layer.get_submodule(path)
     where = f"{name}.{path}"
-    base = linear.base_layer if isinstance(linear, LoraLinear) else linear
-    if type(base) not in (nn.Linear, Conv1D):
+    base = linear.base_layer if isinstance(linear, LoraLayer) else linear
+    if type(base) not in (nn.Linear, Conv1D) and not is_quantized(base):
         raise UserError(
-            f"model: {where} is a {type(linear).__name__}; a plain linear map, or PEFT's LoRA on "
-            f"one, is allowed in a sparse {kind}"
+            f"model: {where} is a {type(linear).__name__}; a linear map, plain or in bitsandbytes' 4 "
+            f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
         )
     if base.get_parameter("weight").requires_grad:
         raise UserError(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
+from sparselora.sparse.quantized import give_back, keep_trainable
 from sparselora.sparse.state import padding_mask
 from sparselora.sparse.tokens import output_tokens
 
@@ -176,6 +177,7 @@ def calibrate(
         hooks.append(query.register_forward_pre_hook(collect_attention(name)))  # type: ignore[arg-type]
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
+    packing = keep_trainable(model)
     model.eval()
     try:
         for batch in batches:
@@ -191,6 +193,7 @@ def calibrate(
     finally:
         for hook in hooks:
             hook.remove()
+        give_back(packing)
         for module, mode in modes.items():
             module.training = mode
     return {name: each.moments() for name, each in sums.items()}

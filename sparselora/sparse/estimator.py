@@ -78,7 +78,7 @@ class ExactMap(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(n, d) → (n, f)."""
         linear = self._linear[0]
-        result: Tensor = linear(hidden_states.to(linear.weight.dtype))
+        result: Tensor = linear(hidden_states.to(linear.dtype(hidden_states)))
         return result
 
 

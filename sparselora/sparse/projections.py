@@ -19,6 +19,7 @@ from sparselora.sparse.blocks import (
     get_architecture,
     get_backbone,
 )
+from sparselora.sparse.quantized import is_quantized
 
 ROLES = ("query", "key", "value", "output")
 
@@ -49,7 +50,7 @@ class Attention:
 
     @property
     def hidden_size(self) -> int:
-        return self.maps["query"].weight.shape[1]
+        return self.maps["query"].shape[1]
 
     def rows(self, role: str) -> slice:
         """Where query, key or value stand among their map's rows."""
@@ -96,6 +97,7 @@ class Attention:
     def scattered(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Parameter]:
         """The weights, of those maps, whose channels do not lie in whole rows of memory."""
         bases = {role: self.maps[role].base for role in roles}
+        bases = {role: base for role, base in bases.items() if not is_quantized(base)}
         inputs = {id(base): base for role, base in bases.items() if role != "output"}
         yield from (base.get_parameter("weight") for base in inputs.values() if _transposed(base))
         if "output" in bases and not _transposed(bases["output"]):

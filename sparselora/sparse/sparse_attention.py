@@ -124,7 +124,7 @@ class SparseAttention:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        device = self.attention.weight("query").device
+        device = self.attention.maps["query"].device
         chosen = state["chosen"]
         self._chosen = None if chosen is None else Channels(*(rows.to(device) for rows in chosen))
         self._expires, self._slices, self._chosen_in = state["expires"], {}, None
@@ -193,23 +193,20 @@ class SparseAttention:
 
     def _compute(self, role: str, x: Tensor) -> Tensor:
         linear = self.attention.maps[role]
-        weight, adapter, bias = linear.weight, linear.adapter, linear.bias
-        dtype = weight.dtype
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        adapter, bias, dtype = linear.adapter, linear.bias, linear.dtype(x)
         kept = self._slice(role, dtype)
         y: Tensor = SlicedLoRAFunction.apply(
             x.to(dtype),
             kept.weight,
             None if bias is None else bias.to(dtype),
             kept.indices,
-            None if role == "output" else len(weight),
+            None if role == "output" else linear.shape[0],
             None if adapter is None else adapter.a,
             None if adapter is None else adapter.b,
             0.0 if adapter is None else adapter.scaling,
             0.0 if adapter is None else adapter_rate(adapter.dropout),
         )
-        return y
+        return linear.returned(y, x)
 
     @torch.no_grad()
     def _slice(self, role: str, dtype: torch.dtype) -> _Slice:

@@ -136,7 +136,7 @@ class SparseFFN:
         """Put back what `state_dict` gave."""
         self._calls.copy_(state["calls"])
         self._channels.copy_(state["channels"])
-        device = self.block.lin1.weight.device
+        device = self.block.lin1.device
         self._chosen = None if state["chosen"] is None else state["chosen"].to(device)
         self._expires, self._slice = state["expires"], None
         if state["generator"] is not None:
@@ -195,9 +195,7 @@ class SparseFFN:
         """(N, d) → (N, d)."""
         self._calls.add_(1)
         self._channels.add_(indices.numel())
-        dtype = self.block.lin1.weight.dtype
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        dtype = self.block.lin1.dtype(x)
         weights = self._gather(indices, dtype)
         block, correction = self.block, weights.correction
         b1, b2 = _bias(block.lin1, indices), block.lin2.bias
@@ -206,8 +204,9 @@ class SparseFFN:
             b2 = correction.shift if b2 is None else b2 + correction.shift
         b1, b2, bg = (None if bias is None else bias.to(dtype) for bias in (b1, b2, bg))
         if block.has_adapters:
-            return self._with_adapters(x.to(dtype), weights, b1, b2, bg)
-        y: Tensor = SparseFFNFunction.apply(
+            y = self._with_adapters(x.to(dtype), weights, b1, b2, bg)
+            return block.lin2.returned(y, x)
+        y = SparseFFNFunction.apply(
             x.to(dtype),
             weights.lin1,
             b1,
@@ -219,7 +218,7 @@ class SparseFFN:
             None if correction is None else correction.down,
             None if correction is None else correction.up,
         )
-        return y
+        return block.lin2.returned(y, x)
 
     def _with_adapters(
         self,
