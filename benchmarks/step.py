@@ -3,11 +3,12 @@
     python benchmarks/step.py                 every case, an hour on a quiet machine
     python benchmarks/step.py optimized       those whose name holds a word
     python benchmarks/step.py smollm2         the decoder's
+    python benchmarks/step.py --cuda          what a GPU is for, ten minutes
     python benchmarks/step.py --list          the cases and what each is to reach
 
 Each case is a `sparselora.bench` of its own: stock, our dense and our sparse path interleaved, optimizer
 included, the same SDPA, fused AdamW, threads, batches, dtype and dropout rates on both sides. Rows go to
-`docs/results/step.csv` as they come, each in the place of an older one of its case.
+`docs/results/step.csv`, or `step_cuda.csv`, as they come, each in the place of an older one of its case.
 """
 
 import argparse
@@ -29,6 +30,11 @@ DECODER = (
     *("model=smollm2", "task=causal_lm", "experiment=paper"),
     *("bench.batch_size=4", "bench.seq_len=256"),
 )
+WIDE = (
+    *("model=llama-random", "task=causal_lm", "experiment=paper", "train.precision=bf16"),
+    *("bench.batch_size=4", "bench.seq_len=1024"),
+)
+ATTENTION = ("qk_sparsity=0.25", "vo_sparsity=0.25")
 QUERY_VALUE, ALL_FOUR = "lora=query_value", "lora=attention"
 
 
@@ -77,19 +83,46 @@ CASES = (
     Case("smollm2 4x256, FFN 0.9 deeper", (*DECODER, "tokens=all"), "efficiency", 0.92),
     Case(
         "smollm2 4x256, FFN 0.9, attention 0.5 deeper",
-        (*DECODER, "tokens=all", "qk_sparsity=0.25", "vo_sparsity=0.25"),
+        (*DECODER, "tokens=all", *ATTENTION),
         "efficiency",
         0.92,
     ),
     Case("smollm2 4x256, FFN 0.9 deeper, context alone", DECODER, "efficiency", 0.92),
 )
 
+CUDA_CASES = (
+    Case("llama 4x1024, FFN 0.9 deeper", (*WIDE, "tokens=all"), "efficiency", 0.9),
+    Case(
+        "llama 4x1024, FFN 0.9, attention 0.5 deeper",
+        (*WIDE, "tokens=all", *ATTENTION),
+        "efficiency",
+        0.9,
+    ),
+    Case("llama 4x1024, FFN 0.9 deeper, context alone", WIDE, "efficiency", 0.9),
+    Case(
+        "llama 4x1024, FFN 0.9 deeper, 4 bits",
+        (*WIDE, "tokens=all", "model.quantization=nf4"),
+        "efficiency",
+        0.9,
+    ),
+    Case(
+        "distilbert 64x128 bf16, optimized",
+        (
+            *("model=distilbert-random", "experiment=optimized", "train.precision=bf16"),
+            *(QUERY_VALUE, "bench.batch_size=64", "bench.seq_len=128"),
+        ),
+        "efficiency",
+        0.9,
+    ),
+)
 
-def run_case(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
+
+def run_case(case: Case, folder: Path, rounds: int, device: str, more: list[str]) -> dict[str, Any]:
     """One `sparselora.bench` in a process of its own; → what it wrote."""
     model = [] if case.overrides[0].startswith("model=") else ["model=distilbert-random"]
     command = [sys.executable, "-m", "sparselora.bench", *model, *case.overrides]
     command += [f"measure.min_rounds={rounds}", "train.threads=2", f"hydra.run.dir={folder}"]
+    command += [f"train.device={device}", *more]
     if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
         raise SystemExit(f"the bench failed: {' '.join(command)}")
     content: dict[str, Any] = json.loads((folder / "bench.json").read_text())
@@ -100,6 +133,7 @@ FIELDS = (
     *("speedup", "speedup_low", "speedup_high", "dense_speedup", "own_speedup"),
     *("bound", "efficiency", "aa_low", "aa_high", "stock_dense_ms", "sparse_ms", "rounds"),
     *("saved_for_backward_mb", "dense_saved_for_backward_mb"),
+    *("peak_memory_mb", "dense_peak_memory_mb"),
 )
 
 
@@ -111,11 +145,16 @@ def main() -> None:
     parser.add_argument("word", nargs="?", default="", help="cases whose name holds it")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=RESULTS / "step.csv")
+    parser.add_argument("--set", nargs="*", default=[], help="more settings of every case")
+    parser.add_argument("--cuda", action="store_true", help="a GPU's cases, on that GPU")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    chosen = [case for case in CASES if options.word in case.name]
+    cases, device = (CUDA_CASES, "cuda") if options.cuda else (CASES, "cpu")
+    if options.out is None:
+        options.out = RESULTS / ("step_cuda.csv" if options.cuda else "step.csv")
+    chosen = [case for case in cases if options.word in case.name]
     if options.list or not chosen:
-        for case in CASES:
+        for case in cases:
             print(f"{case.name}: {case.figure} of at least {case.target}")
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +164,7 @@ def main() -> None:
             rows = {row["case"]: row for row in csv.DictReader(file)}
     with tempfile.TemporaryDirectory() as work:
         for index, case in enumerate(chosen):
-            content = run_case(case, Path(work) / str(index), options.rounds)
+            content = run_case(case, Path(work) / str(index), options.rounds, device, options.set)
             row = {name: round(content[name], 4) for name in FIELDS}
             where = content["provenance"]
             rows[case.name] = {
