@@ -32,7 +32,7 @@ DECODER = (
 )
 WIDE = (
     *("model=llama-random", "task=causal_lm", "experiment=paper", "train.precision=bf16"),
-    *("bench.batch_size=4", "bench.seq_len=1024"),
+    *("bench.batch_size=8", "bench.seq_len=1024"),
 )
 ATTENTION = ("qk_sparsity=0.25", "vo_sparsity=0.25")
 QUERY_VALUE, ALL_FOUR = "lora=query_value", "lora=attention"
@@ -91,16 +91,16 @@ CASES = (
 )
 
 CUDA_CASES = (
-    Case("llama 4x1024, FFN 0.9 deeper", (*WIDE, "tokens=all"), "efficiency", 0.9),
+    Case("llama 8x1024, FFN 0.9 deeper", (*WIDE, "tokens=all"), "efficiency", 0.9),
     Case(
-        "llama 4x1024, FFN 0.9, attention 0.5 deeper",
+        "llama 8x1024, FFN 0.9, attention 0.5 deeper",
         (*WIDE, "tokens=all", *ATTENTION),
         "efficiency",
         0.9,
     ),
-    Case("llama 4x1024, FFN 0.9 deeper, context alone", WIDE, "efficiency", 0.9),
+    Case("llama 8x1024, FFN 0.9 deeper, context alone", WIDE, "efficiency", 0.9),
     Case(
-        "llama 4x1024, FFN 0.9 deeper, 4 bits",
+        "llama 8x1024, FFN 0.9 deeper, 4 bits",
         (*WIDE, "tokens=all", "model.quantization=nf4"),
         "efficiency",
         0.9,
