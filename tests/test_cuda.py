@@ -128,6 +128,28 @@ def test_our_dense_path_equals_stock(model_type: str) -> None:
     assert_all_close(gradients(model, on_device(tiny_batch())), expected)
 
 
+@pytest.mark.parametrize("model_type", ["llama", "bert"])
+def test_masks_are_those_of_stock(model_type: str) -> None:
+    model = tiny_model(model_type, dropout=0.3).double().cuda()
+    batch = on_device(tiny_batch())
+    torch.manual_seed(3)
+    expected = gradients(model, batch)
+    accelerate(model)
+    torch.manual_seed(3)
+    assert_all_close(gradients(model, batch), expected)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "bert"])
+def test_bf16_weights_are_as_near_as_stock(model_type: str) -> None:
+    exact = tiny_model(model_type).cuda()
+    model = copy.deepcopy(exact).bfloat16()
+    batch = on_device(tiny_batch())
+    expected, stock = gradients(exact.bfloat16().float(), batch), gradients(model, batch)
+    accelerate(model)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert_as_near(gradients(model, batch), stock, expected)
+
+
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "llama", "modernbert"])
 @pytest.mark.parametrize(
     "config",

@@ -34,14 +34,21 @@ def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.de
 
 def mask(values: Tensor, keep: Tensor) -> Tensor:
     """values where `keep`, 0 elsewhere."""
-    return values * keep if keep.is_cuda else factor(keep, values.dtype).mul_(values)
+    return factor(keep, values.dtype).mul_(values)
 
 
 def factor(keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 where `keep`, 0 elsewhere: on a CPU to multiply by it takes half of what bool does."""
-    if keep.is_cuda:
-        return keep
+    """1 where `keep`, 0 elsewhere: to multiply by it takes half of what a product with bool does."""
     return keep.view(torch.int8).to(dtype)  # from bytes, which is vectorised
+
+
+def drop(values: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
+    """values times a scale where they are kept, 0 elsewhere; what is kept; the scale."""
+    if values.is_cuda:  # one pass, and the masks of `nn.Dropout`
+        dropped, keep = torch.native_dropout(values, rate, True)
+        return dropped, keep, 1.0 / (1.0 - rate)
+    keep = keep_mask(values.shape, rate, values.device)
+    return mask(values, keep), keep, 1.0
 
 
 def apply_mask(values: Tensor, keep: Tensor, rate: float) -> Tensor:

@@ -16,15 +16,15 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparselora.sparse.dropout import factor, keep_mask, mask
+from sparselora.sparse.dropout import drop, factor
 
 
 def _add_adapter(
     y: Tensor | None, x: Tensor, a: Tensor, b: Tensor, scaling: float, rate: float
 ) -> tuple[Tensor, Tensor | None, Tensor, float]:
     """y + s D(x) Aᵀ Bᵀ where y lies, None for 0; the mask, D(x) Aᵀ without its scale, and s with it."""
-    keep = keep_mask(x.shape, rate, x.device) if rate else None
-    low = (x if keep is None else mask(x, keep)) @ a.to(x.dtype).t()
+    dropped, keep, scale = drop(x, rate) if rate else (x, None, 1.0)
+    low = dropped @ (a if scale == 1.0 else a / scale).to(x.dtype).t()
     # The mask's own scale, 1 / (1 − rate), is applied where it is cheap: to (N, r).
     scaling = scaling / (1.0 - rate)
     up = b.to(x.dtype).t()
