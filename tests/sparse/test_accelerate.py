@@ -209,7 +209,7 @@ def test_every_dropout_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(rate)
         return keep_mask(shape, rate, device)
 
-    for module in (dropout, lora, attention):
+    for module in (dropout, attention):
         monkeypatch.setattr(module, "keep_mask", counted)
     model = tiny_model("distilbert", dropout=0.1)
     accelerate(model)
