@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from sparselora.record import BENCH_NAME
-from sparselora.report.table import CUDA_NOTE
 
 
 def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
@@ -74,8 +73,6 @@ def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -
         console.print(f"{content['label']}: {path}", markup=False, soft_wrap=True)
     if any(content["random_weights"] for content, _ in rows):
         console.print("Random weights: the speed is real, an accuracy would mean nothing.")
-    if any(content["provenance"]["device_type"] == "cuda" for content, _ in rows):
-        console.print(CUDA_NOTE)
 
 
 def load_benches(folder: Path) -> list[tuple[dict[str, Any], Path]]:

@@ -22,7 +22,6 @@ from sparselora.files import write_atomically
 from sparselora.report import plots
 from sparselora.report.pictures import LANGUAGE
 from sparselora.report.settings import Comparison
-from sparselora.report.table import CUDA_NOTE
 from sparselora.report.verdict import headline
 
 _COLUMNS: dict[str, tuple[str, str, str]] = {
@@ -93,7 +92,6 @@ def page(
         importance_title=importance_title,
         provenance=_provenance(records),
         random_weights=bool(records["random_weights"].fillna(False).any()),
-        cuda_note=CUDA_NOTE if records["device_type"].eq("cuda").fillna(False).any() else "",
         # Its own code, not data: it must not be escaped.
         javascript=Markup(vega()),
     )

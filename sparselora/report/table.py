@@ -30,10 +30,6 @@ _COLUMNS = {
     "folder": ("record", "{}"),
 }
 
-CUDA_NOTE = (
-    "CUDA: no run on a CUDA device is recorded yet with this project; take its times as untested."
-)
-
 
 def sweep_table(records: pd.DataFrame) -> pd.DataFrame:
     """The runs of one sweep: completed ones first, by accuracy, best first.
@@ -109,8 +105,6 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
     console.print(table)
     if frame["random_weights"].eq(True).any():
         console.print("Random weights: the speed is real, the accuracy means nothing.")
-    if frame["device_type"].eq("cuda").any():
-        console.print(CUDA_NOTE)
     if frame["timing_stable"].eq(False).any():
         console.print(
             "Unstable: stock against itself strays from 1 in at least one run; time again."
@@ -226,8 +220,6 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
         console.print(_curves_table(schedule))
     if content["config"]["model"]["random_init"]:
         console.print("Random weights: the speed is real, the accuracy means nothing.")
-    if content["provenance"]["device_type"] == "cuda":
-        console.print(CUDA_NOTE)
 
 
 def _curves_table(schedule: dict[str, Any]) -> Table:

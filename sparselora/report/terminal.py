@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sparselora.report.settings import Comparison
 from sparselora.report.statistics import MIN_SEEDS
-from sparselora.report.table import CUDA_NOTE, text_width
+from sparselora.report.table import text_width
 from sparselora.report.verdict import headline
 
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -87,8 +87,6 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(f"Fewer than {MIN_SEEDS} seeds: no claim about accuracy can be made.")
     if comparison.runs["random_weights"].fillna(False).any():
         console.print("Random weights: the speed is real, the accuracy means nothing.")
-    if comparison.runs["device_type"].eq("cuda").fillna(False).any():
-        console.print(CUDA_NOTE)
     console.print(headline(comparison), style="bold", markup=False)
 
 
