@@ -1,6 +1,7 @@
 """What the commands share: errors as lines, exit codes, signals, a process fit for timing."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     steady_process()
+    # PEFT loads it where it is installed, and it warns of a kernel that only evaluation would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Hydra would print its own traceback and exit; this makes it raise to us instead.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -1,6 +1,5 @@
 """A backbone with its LoRA adapter and its task's head."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from tempfile import TemporaryDirectory
@@ -96,8 +95,6 @@ def _quantization(
     run: RunConfig, trains_head: bool, config: Any, dtype: torch.dtype
 ) -> dict[str, Any]:
     """What `from_pretrained` takes: NF4 and scales quantized once more, as in QLoRA, but for heads."""
-    # It warns of a kernel for evaluation that it does not find on a CPU.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     quantization = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=run.model.quantization.name,
