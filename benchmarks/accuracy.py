@@ -4,13 +4,14 @@
     python benchmarks/accuracy.py static --seeds 1 2  some of them
     python benchmarks/accuracy.py --summary           means, differences to dense, intervals
     python benchmarks/accuracy.py --suite decoder     the paper's ablations on the embedded decoder
+    python benchmarks/accuracy.py dense "…" --test    on the test films: once, for what was chosen
 
 The suite `encoder` compares estimators at the optimized schedule, with at most 20 % dense steps, and
 attention's sparsity at the original one, in the default budget; `decoder` what the paper compares,
 around `experiment=paper`. Each run is a `sparselora.run` of its own, two at a time with one thread each.
-A row is added to `docs/results/accuracy.csv`, or `decoder.csv`, when a run ends; one that is there is not
-run again. `correct` holds, in hexadecimal, which validation lines, by ascending id, were answered
-correctly after the last step.
+A row is added to `docs/results/accuracy.csv`, or `decoder.csv`, when a run ends, with `--test` to one
+that ends in `_test.csv`; one that is there is not run again. `correct` holds, in hexadecimal, which
+lines of the split, by ascending id, were answered correctly after the last step.
 """
 
 import argparse
@@ -150,18 +151,19 @@ FIELDS = (
 )
 
 
-def run(suite: Suite, arm: str, seed: int, folder: Path) -> dict[str, object]:
-    """One fine-tune; → its row."""
+def run(suite: Suite, arm: str, seed: int, folder: Path, split: str) -> dict[str, object]:
+    """One fine-tune; → its row, of one split."""
     command = [sys.executable, "-m", "sparselora.run", *suite.overrides(arm), f"seed={seed}"]
     command += ["measure=accuracy", "measure.eval_every=null", "train.threads=1"]
-    command += ["train.keep_checkpoints=none", f"hydra.run.dir={folder}"]
+    command += [f"hydra.run.dir={folder}"]
+    command += ["measure.test=true"] if split == "test" else ["train.keep_checkpoints=none"]
     began = time.perf_counter()
     quiet = subprocess.DEVNULL
     if subprocess.run(command, stdout=quiet, stderr=quiet, check=False).returncode:
         raise SystemExit(f"failed: {' '.join(command)}; see {folder}")
     record = json.loads((folder / "record.json").read_text())
-    final = record["metrics"]["validation"]
-    answers = load_answers(folder)
+    final = record["metrics"][split]
+    answers = load_answers(folder, split)
     assert answers is not None
     return {
         "arm": arm,
@@ -195,7 +197,13 @@ def done(suite: Suite, path: Path) -> set[tuple[str, int]]:
 
 
 def work_off(
-    suite: Suite, arms: list[str], seeds: list[int], jobs: int, path: Path, outputs: Path
+    suite: Suite,
+    arms: list[str],
+    seeds: list[int],
+    jobs: int,
+    path: Path,
+    outputs: Path,
+    split: str,
 ) -> None:
     """Run what is missing, seed by seed, so that arms stay comparable whenever it is stopped."""
     there = done(suite, path)
@@ -209,7 +217,7 @@ def work_off(
 
     def one(each: tuple[str, int]) -> None:
         folder = outputs / f"{list(suite.arms).index(each[0])}-{each[1]}-{os.getpid()}"
-        row = run(suite, *each, folder)
+        row = run(suite, *each, folder, split)
         with writing, path.open("a", newline="") as file:
             csv.DictWriter(file, FIELDS).writerow(row)
         print(each, row["accuracy"], f"{row['run_seconds']} s", flush=True)
@@ -229,20 +237,24 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/accuracy"))
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--test", action="store_true", help="of the test films")
     options = parser.parse_args()
     suite: Suite = SUITES[options.suite]
     path = RESULTS / suite.file
+    split = "test" if options.test else "validation"
+    if options.test:
+        path = path.with_stem(f"{path.stem}_test")
     if options.summary:
-        print(summary(suite, path))
+        print(summary(suite, path, split))
         return
     unknown = [arm for arm in options.arms if arm not in suite.arms]
     if unknown:
         parser.error(f"{unknown[0]}: one of {', '.join(suite.arms)} is allowed")
     arms = options.arms or list(suite.arms)
-    work_off(suite, arms, options.seeds, options.jobs, path, options.outputs)
+    work_off(suite, arms, options.seeds, options.jobs, path, options.outputs, split)
 
 
-def summary(suite: Suite, path: Path) -> str:
+def summary(suite: Suite, path: Path, of_split: str) -> str:
     """A line an arm: means, differences to dense paired by seed, 95 % intervals over films and seeds."""
     from hydra import compose, initialize_config_dir
 
@@ -254,7 +266,7 @@ def summary(suite: Suite, path: Path) -> str:
     hydra_setup.install()
     with initialize_config_dir(str(CONF)):
         run = parse_config(compose("config", list(suite.common)))
-    split = load_run_data(run).splits["validation"]
+    split = load_run_data(run).splits[of_split]
     lines = pd.DataFrame({"id": split.example_ids, "film": split.groups}).sort_values("id")
     examples, films = lines["id"].to_numpy(), lines["film"].to_numpy()
     bootstrap = Bootstrap(examples, films)

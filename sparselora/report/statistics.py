@@ -54,17 +54,17 @@ class Estimate:
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-def load_answers(folder: Path) -> Answers | None:
-    """From a run's `predictions.parquet`; None where there is none, or it cannot be read."""
+def load_answers(folder: Path, split: str = "validation") -> Answers | None:
+    """The last of a split from a run's `predictions.parquet`; None where none can be read."""
     try:
         file = pq.ParquetFile(folder / PREDICTIONS_NAME)
         # A classifier's logits; of completions, whether each is right.
         said = ["correct"] if "correct" in file.schema_arrow.names else ["label", "logits"]
         # Threads of its own would only get in the way of the callers'.
         table = file.read(["split", "step", "example_id", "group", *said], use_threads=False)
-        validation = pa.compute.equal(table["split"], "validation").to_numpy()
-        steps = np.where(validation, table["step"].to_numpy(), -1)
-        rows = np.flatnonzero(validation & (steps == steps.max(initial=-1)))
+        of_split = pa.compute.equal(table["split"], split).to_numpy()
+        steps = np.where(of_split, table["step"].to_numpy(), -1)
+        rows = np.flatnonzero(of_split & (steps == steps.max(initial=-1)))
         if not len(rows):
             return None
         if rows[-1] - rows[0] + 1 == len(rows):  # one evaluation, written at once: nothing to copy
