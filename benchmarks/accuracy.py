@@ -33,44 +33,30 @@ from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answ
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
-ORIGINAL = (
-    *("schedule=original", "estimator=static", "compensation=lowrank"),
-    "sparse_warmup_ratio=0.05",
-)
+STATIC = ("estimator=static", "compensation=lowrank")
+ORIGINAL = ("schedule=original", *STATIC, "sparse_warmup_ratio=0.05")
 ORIGINAL_FINISH = (*ORIGINAL, "sparse_cooldown_ratio=0.15")
 FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_ratio=0.15")
 ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "dense": ("experiment=dense",),
-    "svd 4 (experiment=optimized)": ("experiment=optimized",),
-    "static + lowrank 8, dense finish": ("estimator=static", "compensation=lowrank", *FINISH),
-    "static, dense finish": ("estimator=static", *FINISH),
-    "whitened 8, dense finish": ("estimator=whitened", *FINISH),
-    "random, dense finish": ("estimator=random", *FINISH),
-    "magnitude, dense finish": ("estimator=magnitude", *FINISH),
-    "oracle, dense finish": ("estimator=oracle", *FINISH),
-    "static + lowrank 32, dense finish": (
-        *("estimator=static", "compensation=lowrank", "compensation.rank=32"),
-        *FINISH,
-    ),
-    "static + lowrank 64, dense finish": (
-        *("estimator=static", "compensation=lowrank", "compensation.rank=64"),
-        *FINISH,
-    ),
-    "static + lowrank 32, dense finish of 0.2": (
-        *("estimator=static", "compensation=lowrank", "compensation.rank=32"),
-        *("schedule=optimized", "sparse_warmup_ratio=0", "sparse_cooldown_ratio=0.2"),
-    ),
-    "random": ("estimator=random", *START),
-    "whitened 8": ("estimator=whitened", *START),
+    "static + lowrank 64": (*STATIC, "compensation.rank=64", *START),
+    "static + lowrank 8": (*STATIC, *START),
+    "static + mean": ("estimator=static", "compensation=mean", *START),
     "static": ("estimator=static", *START),
-    "static + lowrank 8": ("estimator=static", "compensation=lowrank", *START),
-    "whitened 8 + lowrank 8, dense finish": (
-        "estimator=whitened",
-        "compensation=lowrank",
-        *FINISH,
+    "whitened 8 + lowrank 8": ("estimator=whitened", "compensation=lowrank", *START),
+    "whitened 8": ("estimator=whitened", *START),
+    "svd 8": ("estimator=svd", *START),
+    "svd 4 (experiment=optimized)": ("experiment=optimized",),
+    "magnitude": ("estimator=magnitude", *START),
+    "random": ("estimator=random", *START),
+    "oracle": ("estimator=oracle", *START),
+    "static + lowrank 8, dense finish": (*STATIC, *FINISH),
+    "static + lowrank 32, dense finish": (*STATIC, "compensation.rank=32", *FINISH),
+    "static + lowrank 64, dense finish": (*STATIC, "compensation.rank=64", *FINISH),
+    "static + lowrank 32, dense finish of 0.2": (
+        *(*STATIC, "compensation.rank=32", "schedule=optimized"),
+        *("sparse_warmup_ratio=0", "sparse_cooldown_ratio=0.2"),
     ),
-    "static + mean, dense finish": ("estimator=static", "compensation=mean", *FINISH),
-    "svd 8, dense finish": ("estimator=svd", *FINISH),
     "original, static + lowrank 8": ORIGINAL,
     "the same, q k 0.5": (*ORIGINAL, "qk_sparsity=0.5"),
     "the same, q k 0.5, v o 0.25": (*ORIGINAL, "qk_sparsity=0.5", "vo_sparsity=0.25"),
