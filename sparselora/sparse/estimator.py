@@ -8,9 +8,10 @@ function here, and a row of `sparselora.sparse.config.ESTIMATORS` that names it.
 import torch
 from torch import Tensor, nn
 
-from sparselora.sparse.blocks import FFNBlock, LinearMap, find_blocks
+from sparselora.sparse.blocks import FFNBlock, find_blocks
 from sparselora.sparse.calibration import LayerMoments
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.linear_map import LinearMap
 from sparselora.sparse.lowrank import SVDSparsityEstimator
 
 

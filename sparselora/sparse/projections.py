@@ -13,12 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import Architecture
-from sparselora.sparse.blocks import (
-    LinearMap,
-    check_sliceable,
-    get_architecture,
-    get_backbone,
-)
+from sparselora.sparse.blocks import get_architecture, get_backbone
+from sparselora.sparse.linear_map import LinearMap, check_sliceable
 from sparselora.sparse.quantized import is_quantized
 
 ROLES = ("query", "key", "value", "output")

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparselora.schedule import kept_channels
-from sparselora.sparse.blocks import FFNBlock, LinearMap
+from sparselora.sparse.blocks import FFNBlock
 from sparselora.sparse.calibration import LayerMoments
 from sparselora.sparse.compensation import (
     Compensation,
@@ -21,6 +21,7 @@ from sparselora.sparse.compensation import (
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimator import build_estimator
 from sparselora.sparse.ffn import SparseFFNFunction
+from sparselora.sparse.linear_map import LinearMap
 from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.selector import select_ffn_channels
 from sparselora.sparse.state import SparsityState

@@ -1,0 +1,156 @@
+"""A linear map of a model, whatever holds it: plain, transposed, fused, in 4 bits, with LoRA on it."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sparselora.errors import UserError
+from sparselora.sparse.quantized import compute_dtype, dequantized, is_quantized
+
+
+class Adapter(NamedTuple):
+    """LoRA on one map: s · D(x) Aᵀ Bᵀ."""
+
+    a: Tensor
+    """(r, in)."""
+    b: Tensor
+    """(out, r)."""
+    scaling: float
+    dropout: nn.Module
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One map of a block as (out, in), whatever module holds it: views of that module's parameters.
+
+    Weights are read anew each time, since a patch or a move to another device changes what lies
+    behind the parameter.
+    """
+
+    module: nn.Module
+    """A linear map, or PEFT's LoRA layer around one."""
+    part: int | None = None
+    """0 for the first half of a fused map's rows, 1 for the second, None for all of them."""
+
+    @property
+    def base(self) -> nn.Module:
+        """The frozen map, without its adapter."""
+        inner: Any = self.module
+        return inner.base_layer if isinstance(inner, LoraLayer) else self.module
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in); of a map that holds 4 bits, computed from them each time."""
+        base = self.base
+        if is_quantized(base):
+            rows = dequantized(base)
+        else:
+            parameter = base.get_parameter("weight")
+            rows = parameter.t() if isinstance(base, Conv1D) else parameter
+        return rows if self.part is None else rows.chunk(2)[self.part]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight: (out, in)."""
+        base: Any = self.base
+        if isinstance(base, Conv1D):
+            rows, columns = base.nf, base.nx
+        else:
+            rows, columns = base.out_features, base.in_features
+        return rows if self.part is None else rows // 2, columns
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weight."""
+        return self.base.get_parameter("weight").device
+
+    def dtype(self, hidden_states: Tensor) -> torch.dtype:
+        """What the frozen map multiplies these in, autocast included."""
+        if torch.is_autocast_enabled(hidden_states.device.type):
+            return torch.get_autocast_dtype(hidden_states.device.type)
+        if is_quantized(self.base):
+            return compute_dtype(self.base, hidden_states)
+        return self.base.get_parameter("weight").dtype
+
+    def returned(self, output: Tensor, hidden_states: Tensor) -> Tensor:
+        """In the dtype that the map returns: one of 4 bits that of its input, under autocast too."""
+        return output.to(hidden_states.dtype) if is_quantized(self.base) else output
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,) or None."""
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]
+        return bias if bias is None or self.part is None else bias.chunk(2)[self.part]
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """The adapters that are merged into the weight now."""
+        layer: Any = self.module
+        return tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """None where there is none, or it is switched off or merged into the weight."""
+        layer: Any = self.module
+        if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged:
+            return None
+        active = [name for name in layer.active_adapters if name in layer.lora_A]
+        if not active:
+            return None
+        if len(active) > 1:
+            raise RuntimeError(f"adapters {active} are active at once; one is possible")
+        name = active[0]
+        b = layer.lora_B[name].weight
+        return Adapter(
+            layer.lora_A[name].weight,
+            b if self.part is None else b.chunk(2)[self.part],
+            layer.scaling[name],
+            layer.lora_dropout[name],
+        )
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        """(…, in) → (…, out), the adapter included, without its dropout."""
+        dtype = hidden_states.dtype  # PEFT keeps adapters of bfloat16 models in float32
+        bias = None if self.bias is None else self.bias.to(dtype)
+        output = nn.functional.linear(hidden_states, self.weight.to(dtype), bias)
+        adapter = self.adapter
+        if adapter is None:
+            return output
+        low = nn.functional.linear(hidden_states, adapter.a.to(dtype))
+        return output + adapter.scaling * nn.functional.linear(low, adapter.b.to(dtype))
+
+
+def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
+    """Whether the map at `path` below a layer is what slicing it takes.
+
+    Args:
+        name: of the layer, and `kind` of its part (FFN, attention): for messages.
+
+    Raises:
+        UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter.
+    """
+    linear: Any = layer.get_submodule(path)
+    where = f"{name}.{path}"
+    base = linear.base_layer if isinstance(linear, LoraLayer) else linear
+    if type(base) not in (nn.Linear, Conv1D) and not is_quantized(base):
+        raise UserError(
+            f"model: {where} is a {type(linear).__name__}; a linear map, plain or in bitsandbytes' 4 "
+            f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
+        )
+    if base.get_parameter("weight").requires_grad:
+        raise UserError(
+            f"model: {where}.weight trains; only frozen {kind} weights can be left out "
+            "(wrap the model with peft.get_peft_model first)"
+        )
+    active = [] if base is linear else [n for n in linear.active_adapters if n in linear.lora_A]
+    if len(active) > 1:
+        raise UserError(f"model: {where} has the adapters {active} active; one is allowed")
+    if active and (active[0] in linear.lora_variant or linear.lora_bias[active[0]]):
+        raise UserError(
+            f"model: {where} carries a variant of LoRA (DoRA, a bias, …); plain LoRA is allowed in a "
+            f"sparse {kind}"
+        )
