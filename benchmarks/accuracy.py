@@ -40,6 +40,10 @@ FINISH = ("schedule=optimized", "sparse_warmup_ratio=0.05", "sparse_cooldown_rat
 ENCODER_ARMS: dict[str, tuple[str, ...]] = {
     "dense": ("experiment=dense",),
     "static + lowrank 64": (*STATIC, "compensation.rank=64", *START),
+    "static + lowrank 64, ramp-up of 0.4": (
+        *(*STATIC, "compensation.rank=64", *START),
+        "sparse_rampup_ratio=0.4",
+    ),
     "static + lowrank 8": (*STATIC, *START),
     "static + mean": ("estimator=static", "compensation=mean", *START),
     "static": ("estimator=static", *START),

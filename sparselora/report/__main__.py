@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("sources", nargs="*", help="folders that runs wrote to; URLs of a study")
     parser.add_argument(
-        "--out", type=Path, default=Path("outputs/reports"), help="folder of the report's files"
+        "--out",
+        type=Path,
+        help="folder of the report's files; outputs/reports where it is not given",
     )
     parser.add_argument("--no-files", action="store_true", help="print the tables alone")
     parser.add_argument("--study", metavar="NAME", help="which study of the storage")
@@ -64,6 +66,10 @@ def _check(options: argparse.Namespace) -> None:
     """Every option that was given has an effect."""
     if options.compare and (options.sources or options.recommend or options.study):
         raise UserError("--compare: takes two folders and no other source, --recommend or --study")
+    prints = "--compare" if options.compare else "--recommend" if options.recommend else None
+    if prints and (options.out or options.no_files):
+        given = "--no-files" if options.no_files else f"--out {options.out}"
+        raise UserError(f"{given}: without effect beside {prints}, which writes no file")
     if options.study and not any(map(is_url, options.sources)):
         raise UserError(f"--study {options.study}: give the URL of its storage as well")
 
@@ -84,9 +90,10 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             place = ", ".join(folders)
             raise UserError(f"{place}: no record.json in it or below; run something first")
         comparisons = compare(records)
+        unusable = _problems(records, comparisons)
         if drop is not None:
+            _say_left_out(folders, records, unusable, console)
             return _recommend(comparisons, drop, console)
-        unusable = problems(records)
         if len(records):
             counts = records["status"].fillna("no status").value_counts()
             print_problems(unusable, counts, console)
@@ -100,7 +107,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
         from sparselora.report.write import write_report
 
         shares = importances(urls[0], options.study) if urls else None
-        out: Path = options.out
+        out: Path = options.out or Path("outputs/reports")
         bar = stack.enter_context(tqdm(desc="report", unit="file", leave=False))
 
         def on_file(name: str) -> None:
@@ -110,6 +117,25 @@ def _report(options: argparse.Namespace, console: Console) -> int:
         write_report(out, painter, comparisons, records, unusable, sources, study, shares, on_file)
     console.print(f"Page, tables and plots: {out / 'report.html'}", markup=False)
     return 0
+
+
+def _problems(records: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """What is the matter with each record that is of no, or of limited, use."""
+    parts = [problems(records), *(comparison.limited for comparison in comparisons)]
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _say_left_out(
+    folders: Sequence[str], records: pd.DataFrame, unusable: pd.DataFrame, console: Console
+) -> None:
+    if len(unusable):
+        again = f"python -m sparselora.report {' '.join(folders)} --no-files"
+        console.print(
+            f"{unusable['folder'].nunique()} of {len(records)} records are of no, or of limited, use; "
+            f"{again} says which",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _recommend(comparisons: Sequence[Comparison], drop: float, console: Console) -> int:
@@ -140,6 +166,13 @@ def _compare(sources: Sequence[str], console: Console) -> int:
     if frame.empty:
         raise UserError(f"{sources[0]} and {sources[1]} hold no setting that both ran")
     print_side_by_side(frame, (sources[0], sources[1]), console)
+    for name, source, records in zip("AB", sources, (first, second), strict=True):
+        comparisons = compare(records)
+        alone = [row for each in comparisons for row in each.table["setting"]]
+        alone = [setting for setting in alone if setting not in set(frame["setting"])]
+        if alone:
+            console.print(f"In {name} alone: {'; '.join(alone)}", markup=False, style="dim")
+        _say_left_out([source], records, _problems(records, comparisons), console)
     return 0
 
 

@@ -125,7 +125,10 @@ def fallback_rule(rows: Mapping[str, Mapping[Any, Any] | None]) -> str:
             f"not called for: `optimized` is at {-drop:+.2f} points to plain LoRA on average, "
             f"and −{FALLBACK_DROP:g} would call for it."
         )
-    text = f"called for: `optimized` is {drop:.2f} points below plain LoRA, over {FALLBACK_DROP:g}."
+    seeds = int(row["paired_seeds"])
+    few = f", on {seeds} seed{'s' * (seeds != 1)}, too few for a claim" if seeds < MIN_SEEDS else ""
+    text = f"called for: `optimized` is {drop:.2f} points below plain LoRA on average{few}; "
+    text += f"{FALLBACK_DROP:g} would do."
     if fallback is None:
         return f"{text} `fallback` was not run."
     if not pd.isna(fallback["delta_points"]):

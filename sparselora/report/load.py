@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from omegaconf import MISSING
 
 from sparselora.errors import UserError
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
+from sparselora.report.parse import read_record
+from sparselora.schema import TASKS, RunConfig
 
 UNREADABLE = "unreadable"
 """Status of a file that is not a whole record."""
@@ -153,8 +157,8 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
 
 def pairing_key(record: dict[str, Any]) -> str | None:
     """What a run shares with the plain LoRA run that it is compared with: all but its sparsity."""
-    config = record.get("config")
-    if not isinstance(config, dict):
+    config = _whole_config(record)
+    if config is None:
         return None
     parts = {key: config.get(key) for key in ("task", "model", "data", "lora", "train", "seed")}
     # Of another sample of the validation split an accuracy is another figure.
@@ -163,12 +167,35 @@ def pairing_key(record: dict[str, Any]) -> str | None:
 
 
 def _setting_key(record: dict[str, Any]) -> str | None:
-    config = record.get("config")
-    if not isinstance(config, dict):
+    config = _whole_config(record)
+    if config is None:
         return None
     aside = ("seed", "seeds", "measure", "bench", "tags")
     parts = {key: value for key, value in config.items() if key not in aside}
     return json.dumps(_settings_of(parts), sort_keys=True)
+
+
+def _whole_config(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A record's config, with the defaults of keys that came after it was written."""
+    config = record.get("config")
+    return _filled(config, _defaults()) if isinstance(config, dict) else None
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    defaults = RunConfig().to_dict()
+    defaults["task"]["name"] = TASKS[0]  # there was no other before there was a choice
+    return defaults
+
+
+def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    filled = dict(config)
+    for key, default in defaults.items():
+        if isinstance(default, dict) and isinstance(filled.get(key, {}), dict):
+            filled[key] = _filled(filled.get(key, {}), default)
+        elif key not in filled and default != MISSING:
+            filled[key] = default
+    return filled
 
 
 def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
@@ -182,13 +209,7 @@ def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
 
 def _row(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        # NaN and infinities are no JSON, and no figures.
-        record = json.loads(text, parse_constant=lambda _: None)
-        if not isinstance(record, dict):
-            raise ValueError("not an object")
-        if "\\ud" in text.lower():
-            record = _encodable(record)
+        record = read_record(file)
     except (OSError, ValueError, RecursionError) as error:
         return {"status": UNREADABLE, "error": str(error), "folder": str(file.parent)}
     row = {name: _dig(record, column.path) for name, column in COLUMNS.items()}
@@ -211,15 +232,6 @@ def flatten(value: dict[str, Any], prefix: str) -> dict[str, Any]:
         else:
             flat[name] = item
     return flat
-
-
-def _encodable(value: Any) -> Any:
-    # Half of a surrogate pair can stand in JSON, but in no file or page.
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _dig(value: Any, path: str) -> Any:

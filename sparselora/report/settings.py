@@ -5,19 +5,18 @@ budgets, or times of two devices, are never ranked together.
 """
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answers, pooled_ratio
-from sparselora.report.usable import is_usable, where
+from sparselora.report.answers import answers_of, bootstrap_of, limited_runs
+from sparselora.report.load import flatten
+from sparselora.report.statistics import MIN_SEEDS, Answers, Estimate, pooled_ratio
+from sparselora.report.usable import family, is_usable, where
 
 SETTING_COLUMNS = {
     "setting": "short name; its configuration stands in `config`",
@@ -30,7 +29,8 @@ SETTING_COLUMNS = {
     "delta_low": "its 95 % interval over films and seeds; none with fewer than 3 paired seeds",
     "delta_high": "",
     "paired_seeds": "seeds that both have",
-    "as_good_as_best": "whether the data cannot tell it from the most accurate; none with < 3 seeds",
+    "is_best": "whether it is the most accurate, of those with 3 seeds where there are any",
+    "as_good_as_best": "whether the data cannot tell it from that one; none with < 3 seeds",
     "f1": "mean over seeds",
     "loss": "mean over seeds, nats per line",
     "ms_per_step": "stock LoRA's median ms/step over this table's runs, over `speedup`",
@@ -68,7 +68,7 @@ class Comparison:
     data: str
     device: str
     shared: Mapping[str, Any]
-    """What else they have in common: `lora` and `train` of the config."""
+    """What else they have in common: `task`, `model`, `data`, `lora` and `train` of the config."""
     table: pd.DataFrame
     """A row a setting, `SETTING_COLUMNS`; fastest first where times are known, else by accuracy."""
     runs: pd.DataFrame
@@ -77,10 +77,15 @@ class Comparison:
     """Stock PEFT LoRA's median ms/step."""
     answers: Mapping[tuple[str, int], Answers]
     """By setting (the `config` of a row) and seed; runs without predictions are left out."""
+    limited: pd.DataFrame
+    """Runs whose predictions give no interval: `folder`, and why in `problem`."""
+    budget: str = ""
+    """What sets it apart from others of its model, data and device, where there are any."""
 
     @property
     def title(self) -> str:
-        return f"{self.model} on {self.data}, {self.device}"
+        more = f", {self.budget}" if self.budget else ""
+        return f"{self.model} on {self.data}, {self.device}{more}"
 
     @property
     def dense(self) -> dict[Any, Any] | None:
@@ -102,31 +107,41 @@ def compare(records: pd.DataFrame) -> list[Comparison]:
     """
     usable = records[is_usable(records)].copy()
     usable["seed"] = usable["seed"].astype("int64")
-    usable["family"] = [_family(key) for key in usable["pairing"]]
+    usable["family"] = [family(key) for key in usable["pairing"]]
     usable["where"] = where(usable)
     usable = usable.sort_values("started", kind="stable", na_position="first")
     usable = usable.drop_duplicates(["family", "where", "setting", "seed"], keep="last")
     groups = usable.groupby(["family", "where"], sort=False)
-    found = [_comparison(str(family), str(place), runs) for (family, place), runs in groups]
-    return sorted(found, key=lambda comparison: -len(comparison.runs))
+    found = [_comparison(str(shared), str(place), runs) for (shared, place), runs in groups]
+    return _told_apart(sorted(found, key=lambda comparison: -len(comparison.runs)))
 
 
-def _family(pairing: str) -> str:
-    parts = json.loads(pairing)
-    parts.pop("seed", None)
-    return json.dumps(parts, sort_keys=True)
+def _told_apart(comparisons: list[Comparison]) -> list[Comparison]:
+    """Those of one title with what else they differ in."""
+    titles = [comparison.title for comparison in comparisons]
+    named = []
+    for comparison, title in zip(comparisons, titles, strict=True):
+        alike = [each for each, other in zip(comparisons, titles, strict=True) if other == title]
+        flat = [flatten(dict(each.shared), "config") for each in alike]
+        own = flatten(dict(comparison.shared), "config")
+        keys = [key for key in own if len({repr(each.get(key)) for each in flat}) > 1]
+        budget = ", ".join(f"{key.removeprefix('config.')}={own[key]}" for key in keys[:3])
+        named.append(replace(comparison, budget=budget))
+    return named
 
 
-def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
+def _comparison(shared: str, device: str, runs: pd.DataFrame) -> Comparison:
     references = runs["dense_reference_ms"].dropna()
     reference = float(references.median()) if len(references) else None
-    everything = _answers(runs)
-    bootstrap = _bootstrap(everything)
+    everything, limited = answers_of(runs)
+    bootstrap = bootstrap_of(everything)
     answers = {
         key: each
         for key, each in everything.items()
         if bootstrap is not None and bootstrap.fits(each)
     }
+    for other in everything.keys() - answers.keys():
+        limited[other] = "no interval: its predictions are of other lines than most runs'"
     plain = set(runs.loc[runs["sparse_steps"].eq(0).fillna(False), "setting"])
     reference_key = _reference(runs[runs["setting"].isin(plain)])
     groups = [(str(key), group) for key, group in runs.groupby("setting", sort=False)]
@@ -134,11 +149,13 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
     answered: dict[str, dict[int, Answers]] = {key: {} for key, _ in groups}
     for (key, seed), each in answers.items():
         answered[key][seed] = each
-    best = max(groups, key=lambda each: float(each[1]["accuracy"].mean()))[0]
+    sure = [each for each in groups if len(answered[each[0]]) >= MIN_SEEDS]
+    best = max(sure or groups, key=lambda each: float(each[1]["accuracy"].mean()))[0]
     rows = []
     for (key, group), name in zip(groups, names, strict=True):
         row: dict[str, Any] = dict.fromkeys(SETTING_COLUMNS)
         row |= {"setting": name, "is_dense": key in plain, "is_reference": key == reference_key}
+        row["is_best"] = key == best
         row |= _plain_figures(group, reference)
         if bootstrap is not None and len(answered[key]) == len(group):
             mean = bootstrap.mean(list(answered[key].values()))
@@ -162,34 +179,13 @@ def _comparison(family: str, device: str, runs: pd.DataFrame) -> Comparison:
         model=str(runs["model"].iloc[0]),
         data=str(runs["data"].iloc[0]),
         device=device,
-        shared={
-            key: value for key, value in json.loads(family).items() if key in ("lora", "train")
-        },
+        shared=json.loads(shared),
         table=table.reset_index(drop=True),
         runs=runs,
         reference_ms=reference,
         answers=everything,
+        limited=limited_runs(runs, limited),
     )
-
-
-def _answers(runs: pd.DataFrame) -> dict[tuple[str, int], Answers]:
-    folders = [Path(str(folder)) for folder in runs["folder"]]
-    # Reading and decoding let other threads run; more of them than cores only wait for each other.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(load_answers, folders))
-    keys = zip(runs["setting"].astype(str), runs["seed"].astype(int), strict=True)
-    return {key: each for key, each in zip(keys, found, strict=True) if each is not None}
-
-
-def _bootstrap(answers: Mapping[tuple[str, int], Answers]) -> Bootstrap | None:
-    # Of the split that most runs answered; a run on other lines has no interval.
-    if not answers:
-        return None
-    splits: dict[bytes, list[Answers]] = {}
-    for each in answers.values():
-        splits.setdefault(each.examples.tobytes(), []).append(each)
-    one = max(splits.values(), key=len)[0]
-    return Bootstrap(one.examples, one.groups)
 
 
 def _plain_figures(group: pd.DataFrame, reference: float | None) -> dict[str, Any]:

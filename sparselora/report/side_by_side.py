@@ -50,15 +50,19 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
     key_one, key_two = _keys(one), _keys(two)
     common = {name for key in key_one.values() for name in key}
     common &= {name for key in key_two.values() for name in key}
-    theirs = {
-        _restricted(key_two[row["config"]], common): row for row in two.table.to_dict("records")
-    }
+    theirs: dict[str, list[dict[Any, Any]]] = {}
+    for row in two.table.to_dict("records"):
+        theirs.setdefault(_restricted(key_two[row["config"]], common), []).append(row)
+    own = [_restricted(key_one[row["config"]], common) for row in one.table.to_dict("records")]
     answers = one.answers, two.answers
     rows = []
-    for row in one.table.to_dict("records"):
-        other = theirs.get(_restricted(key_one[row["config"]], common))
-        if other is None:
+    for key, row in zip(own, one.table.to_dict("records"), strict=True):
+        others = theirs.get(key, [])
+        if len(others) > 1 or own.count(key) > 1:  # they differ in what the other does not know
+            others = [each for each in others if each["setting"] == row["setting"]]
+        if len(others) != 1:
             continue
+        (other,) = others
         runs = [
             {seed: each for (key, seed), each in found.items() if key == setting["config"]}
             for found, setting in zip(answers, (row, other), strict=True)

@@ -178,18 +178,18 @@ def pooled_ratio(
 ) -> tuple[float, float, float]:
     """Repeats of one measured ratio → their geometric mean with a 95 % interval.
 
-    In logarithms, the wider of two: what the repeats' own intervals give (root of the summed squares of
-    their half-widths, over n), and from three repeats on what their spread gives (Student's t). Of two
-    the interval reaches from the lower end of the one to the upper end of the other.
+    Of one it is its own. Of two it reaches from the lower end of the one to the upper end of the other.
+    From three on it reaches, in logarithms and to each side, as far as the farther of two: what the
+    repeats' own ends give (root of the summed squares of their distances, over n), and what the
+    repeats' spread gives (Student's t).
     """
     logs = np.log(np.asarray(ratios, dtype=float))
-    halves = (np.log(np.asarray(highs, float)) - np.log(np.asarray(lows, float))) / 2
-    count = len(logs)
-    half = float((halves**2).sum()) ** 0.5 / count
-    if count == 2:
-        return float(np.exp(logs.mean())), float(min(lows)), float(max(highs))
-    if count >= MIN_SEEDS:
-        quantile = float(stdtrit(count - 1, 0.975))
-        half = max(half, quantile * float(logs.std(ddof=1)) / count**0.5)
-    mean = float(logs.mean())
-    return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))
+    mean, count = float(logs.mean()), len(logs)
+    if count < MIN_SEEDS:
+        return float(np.exp(mean)), float(min(lows)), float(max(highs))
+    spread = float(stdtrit(count - 1, 0.975)) * float(logs.std(ddof=1)) / count**0.5
+    below, above = (
+        max(float(((np.log(np.asarray(ends, float)) - logs) ** 2).sum()) ** 0.5 / count, spread)
+        for ends in (lows, highs)
+    )
+    return float(np.exp(mean)), float(np.exp(mean - below)), float(np.exp(mean + above))

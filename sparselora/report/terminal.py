@@ -28,20 +28,25 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "gflops": ("GFLOPs", "{:.1f}"),
 }
 """Columns of the tables that people read, in terminals and documents."""
+LEGEND = (
+    "* most accurate; ≈ cannot be told from it, by the paired interval; ? too few seeds to tell"
+)
 _FIRST_TO_GO = ("gflops", "realised_sparsity", "step_memory_mb", "bound", "run_speedup")
 
 
 def readable(comparison: Comparison) -> pd.DataFrame:
     """The table as text, with intervals in their figure's cell; `COLUMNS` without what is empty."""
     table = comparison.table
-    best = table["accuracy"].max()
+    told = table["as_good_as_best"].notna().sum() > 1
     rows = []
     for row in table.to_dict("records"):
         accuracy = f"{row['accuracy'] * 100:.2f}"
-        if row["accuracy"] == best:
+        if row["is_best"]:
             accuracy = f"{accuracy} *"
         elif row["as_good_as_best"] is True:
             accuracy = f"{accuracy} ≈"
+        elif told and row["as_good_as_best"] is None:
+            accuracy = f"{accuracy} ?"
         cells = {name: _cell(row.get(name), form) for name, (_, form) in COLUMNS.items()}
         cells["accuracy"] = accuracy
         cells["delta"] = with_interval(row, "delta_points", "delta_low", "delta_high", "+.2f")
@@ -76,15 +81,17 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         bold = str(getattr(cells, "accuracy", "")).endswith("*")
         table.add_row(*map(escape, cells), style="bold" if bold else "")
     console.print(table)
-    console.print("* most accurate; ≈ cannot be told from it, by the paired interval", style="dim")
+    console.print(LEGEND, style="dim")
     if comparison.table["unstable"].gt(0).any():
         names = comparison.table.loc[comparison.table["unstable"].gt(0), "setting"]
         console.print(
             f"Unstable timing, stock against itself strayed from 1: {'; '.join(names)}",
             markup=False,
         )
-    if comparison.table["seeds"].max() < MIN_SEEDS:
-        console.print(f"Fewer than {MIN_SEEDS} seeds: no claim about accuracy can be made.")
+    few = comparison.table["seeds"] < MIN_SEEDS
+    if few.any():
+        whose = "" if few.all() else f" in {few.sum()} of {len(few)} settings"
+        console.print(f"Fewer than {MIN_SEEDS} seeds{whose}: no claim about accuracy there.")
     if comparison.runs["random_weights"].fillna(False).any():
         console.print("Random weights: the speed is real, the accuracy means nothing.")
     console.print(headline(comparison), style="bold", markup=False)

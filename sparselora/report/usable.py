@@ -1,5 +1,6 @@
 """Which records a report can use, and what is the matter with the others."""
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -21,15 +22,28 @@ def is_usable(records: pd.DataFrame) -> pd.Series:
     seeds = records["seed"].astype("float64")
     whole = seeds.notna() & (seeds.abs() < 2**53) & (seeds % 1 == 0)
     completed = records["status"].eq(COMPLETED).fillna(False).astype(bool)
-    return completed & records["accuracy"].notna() & records["setting"].notna() & whole
+    return completed & _is_share(records["accuracy"]) & records["setting"].notna() & whole
+
+
+def _is_share(accuracy: pd.Series) -> pd.Series:
+    return accuracy.between(0.0, 1.0)
+
+
+def family(pairing: str) -> str:
+    """What the runs of one table share: a run's `pairing` without its seed."""
+    parts = json.loads(pairing)
+    parts.pop("seed", None)
+    return json.dumps(parts, sort_keys=True)
 
 
 def problems(records: pd.DataFrame) -> pd.DataFrame:
     """The records that a report cannot use, or not wholly: `folder` and why, in `problem`."""
     usable = is_usable(records)
     ordered = records[usable].sort_values("started", kind="stable", na_position="first")
-    ordered = ordered.assign(where=where(ordered))
-    repeated = ordered.duplicated(["pairing", "setting", "where"], keep="last")
+    seeds = ordered["seed"].astype("float64")
+    families = [family(key) for key in ordered["pairing"]]
+    ordered = ordered.assign(where=where(ordered), family=families, number=seeds)
+    repeated = ordered.duplicated(["family", "where", "setting", "number"], keep="last")
     replaced = set(ordered.index[repeated])
     rows = []
     looked_at = records[["folder", "status", "error", "accuracy", "schema_version"]]
@@ -39,6 +53,8 @@ def problems(records: pd.DataFrame) -> pd.DataFrame:
             problem = status if pd.isna(row["error"]) else f"{status}: {row['error']}"
         elif pd.isna(row["accuracy"]):
             problem = "completed, but holds no validation accuracy"
+        elif not 0.0 <= row["accuracy"] <= 1.0:
+            problem = f"its accuracy is {row['accuracy']:g}, and no share from 0 to 1"
         elif not usable[index]:
             problem = "completed, but holds no configuration with a seed"
         elif index in replaced:

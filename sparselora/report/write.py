@@ -13,7 +13,7 @@ from sparselora.report.evaluation import NAMED, evaluation
 from sparselora.report.page import page
 from sparselora.report.pictures import Painter
 from sparselora.report.settings import Comparison
-from sparselora.report.terminal import COLUMNS, readable
+from sparselora.report.terminal import COLUMNS, LEGEND, readable
 from sparselora.report.verdict import headline
 
 _TEXTS = (
@@ -118,7 +118,7 @@ def markdown(comparison: Comparison) -> str:
     """A heading, the answer and the table."""
     frame = _titled(comparison).map(plain_markdown)
     table = frame.to_markdown(index=False, disable_numparse=True)
-    legend = "\\* most accurate; ≈ cannot be told from it, by the paired 95 % interval."
+    legend = f"\\{LEGEND}."
     title, answer = plain_markdown(comparison.title), plain_markdown(headline(comparison))
     return f"## {title}\n\n{answer}\n\n{table}\n\n{legend}\n"
 

@@ -8,8 +8,10 @@ from rich.console import Console
 from sparselora import load_records
 from sparselora.errors import UserError
 from sparselora.report.load import COLUMNS, LEGEND
+from sparselora.report.settings import compare
 from sparselora.report.table import print_sweep, sweep_table
 from sparselora.report.usable import problems
+from tests.report.synthetic import run
 
 
 def write(folder: Path, **content: object) -> None:
@@ -164,3 +166,41 @@ def test_a_replaced_run_is_named(tmp_path: Path) -> None:
     found = problems(load_records(tmp_path))
     assert found["problem"].tolist() == ["left out: a later run has the same setting and seed"]
     assert found["folder"].str.endswith("1").all()
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "-1e999", "9" * 30])
+def test_numbers_that_no_column_holds(tmp_path: Path, number: str) -> None:
+    # The one stopped every report, the other every script of its page.
+    path = run(tmp_path / "a") / "record.json"
+    text = path.read_text().replace('"trained": 1000', f'"trained": {number}')
+    path.write_text(text.replace('"svd_rank": 4', f'"svd_rank": {number}'))
+    (value,) = load_records(tmp_path)["trained_parameters"].tolist()
+    assert pd.isna(value) or value == 1e30
+    assert "Infinity" not in load_records(tmp_path)["setting"].iloc[0]
+
+
+def test_characters_that_cannot_be_drawn_are_replaced(tmp_path: Path) -> None:
+    # One in a label ended the painter, and with it the report.
+    run(tmp_path / "a", "a\x1b[31mb\uffffc\nd\ud800", experiment="\x01")
+    (row,) = load_records(tmp_path).to_dict("records")
+    assert row["label"] == "a\ufffd[31mb\ufffdc\nd?"
+    assert row["experiment"] == "\ufffd"
+
+
+@pytest.mark.parametrize("accuracy", [71.46, -0.1, 1e308])
+def test_an_accuracy_that_is_no_share_is_named(tmp_path: Path, accuracy: float) -> None:
+    path = run(tmp_path / "a") / "record.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["validation"]["accuracy"] = accuracy
+    path.write_text(json.dumps(content))
+    assert compare(load_records(tmp_path)) == []
+    assert "no share from 0 to 1" in problems(load_records(tmp_path))["problem"].iloc[0]
+
+
+def test_a_seed_given_as_text_is_that_seed(tmp_path: Path) -> None:
+    content = json.loads((run(tmp_path / "a") / "record.json").read_text())
+    run(tmp_path / "b", config=content["config"] | {"seed": "1"})
+    records = load_records(tmp_path)
+    (comparison,) = compare(records)
+    assert len(comparison.runs) == 1
+    assert problems(records)["problem"].str.contains("a later run has the same setting").sum() == 1

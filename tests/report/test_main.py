@@ -35,15 +35,21 @@ def test_recommend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "python -m sparselora.run experiment=fallback" in said
     assert main(["outputs", "--recommend", "max_drop=0.1"]) == 0
-    assert "None: each faster setting loses more" in " ".join(capsys.readouterr().out.split())
+    assert "None: the data is too thin" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "outputs" / "reports").exists()
 
 
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named_settings(tmp_path / "a")
     named_settings(tmp_path / "b")
+    run(tmp_path / "b" / "more", "alone", experiment="")
+    (tmp_path / "b" / "fallback-1" / "record.json").write_text("{")
     assert main(["--compare", "a", "b"]) == 0
-    assert "+0.00" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "+0.00" in said
+    assert "In B alone: alone" in said
+    assert "In A alone" not in said
+    assert "1 of 10 records are of no, or of limited, use" in said
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,8 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["one", "--out", "file"], "file"),
         (["--compare", "one", "one", "--recommend", "max_drop=1"], "--compare: takes two folders"),
         (["one", "--study", "s"], "--study s: give the URL"),
+        (["one", "--recommend", "max_drop=1", "--no-files"], "--no-files: without effect beside"),
+        (["--compare", "one", "one", "--out", "x"], "--out x: without effect beside --compare"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -114,8 +122,10 @@ def test_a_thousand_records_of_which_a_tenth_is_broken(
     assert main(["outputs"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "1000 records: 950 completed, 50 unreadable" in said
-    assert "and 90 more; all are in problems.csv" in said
+    assert "and 990 more; all are in problems.csv" in said
     out = tmp_path / "outputs" / "reports"
-    assert len(pd.read_csv(out / "problems.csv")) == 100
+    listed = pd.read_csv(out / "problems.csv")["problem"]
+    assert listed.str.contains("predictions are missing").sum() == 900
+    assert len(listed) == 1000
     assert len(pd.read_csv(out / "runs.csv")) == 1000
     assert pd.read_csv(out / "settings.csv")["seeds"].sum() == 900

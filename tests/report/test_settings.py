@@ -176,3 +176,56 @@ def test_timings_that_are_none_are_left_out(tmp_path: Path, speedup: object) -> 
     timing = {"speedup": speedup, "speedup_low": speedup, "speedup_high": speedup}
     run(tmp_path / "a", timing=timing)
     assert rows(tmp_path)["speedup"].isna().all()
+
+
+def test_best_has_three_seeds_where_any_has(tmp_path: Path) -> None:
+    # A lucky run of one seed took every other setting's mark away.
+    named_settings(tmp_path)
+    run(tmp_path / "lucky", "lucky", accuracy=0.9, experiment="")
+    table = rows(tmp_path)
+    assert table.index[table["is_best"]].tolist() == ["dense"]
+    assert table["as_good_as_best"].to_dict() == {
+        "dense": True,
+        "optimized": False,
+        "fallback": bool(table.loc["fallback", "delta_high"] >= 0),
+        "lucky": None,
+    }
+
+
+def test_predictions_of_another_evaluation_give_no_interval(tmp_path: Path) -> None:
+    # The mean was the record's and the interval the predictions', one outside the other.
+    named_settings(tmp_path)
+    path = tmp_path / "optimized-1" / "record.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["validation"]["accuracy"] = 0.4
+    path.write_text(json.dumps(content))
+    (tmp_path / "fallback-2" / "predictions.parquet").unlink()
+    (comparison,) = compare(load_records(tmp_path))
+    table = comparison.table.set_index("setting")
+    assert pd.isna(table.loc["optimized", "delta_low"])
+    assert pd.isna(table.loc["fallback", "accuracy_low"])
+    problems = comparison.limited.set_index(
+        comparison.limited["folder"].map(lambda folder: Path(folder).name)
+    )["problem"]
+    assert problems["optimized-1"] == "no interval: its predictions say 0.7700, its record 0.4000"
+    assert "missing" in problems["fallback-2"]
+    assert len(problems) == 2
+
+
+def test_a_key_that_came_later_has_its_default(tmp_path: Path) -> None:
+    content = json.loads((run(tmp_path / "dense") / "record.json").read_text())
+    config = content["config"]
+    newer = config | {"task": {"name": "classification", "chat_template": True}}
+    newer["model"] = config["model"] | {"quantization": "none", "gguf_file": None}
+    newer |= {"ffn_sparsity": 0.5, "sink_tokens": 0}
+    run(tmp_path / "sparse", "optimized", config=newer)
+    table = rows(tmp_path)
+    assert table.loc["optimized", "paired_seeds"] == 1
+
+
+def test_tables_of_two_budgets_are_told_apart(tmp_path: Path) -> None:
+    content = json.loads((run(tmp_path / "a") / "record.json").read_text())
+    config = content["config"] | {"train": {"max_steps": 7, "threads": 1}}
+    run(tmp_path / "b", config=config)
+    titles = {comparison.title for comparison in compare(load_records(tmp_path))}
+    assert titles == {f"m on d, cpu A, 1 thread, train.max_steps={steps}" for steps in (60, 7)}

@@ -53,3 +53,18 @@ def test_a_key_that_one_commit_alone_knows_parts_nothing(tmp_path: Path) -> None
     run(tmp_path / "b" / "1", config=content["config"])
     frame = side_by_side((load_records(tmp_path / "a"), load_records(tmp_path / "b")))
     assert frame["setting"].tolist() == ["dense"]
+
+
+def test_settings_that_differ_in_what_the_other_does_not_know(tmp_path: Path) -> None:
+    # All of B's were one to A, and the last of them stood beside A's.
+    one = json.loads((run(tmp_path / "a" / "1", "optimized") / "record.json").read_text())
+    for value, label in ((0, "optimized"), (1, "optimized new 1"), (2, "optimized new 2")):
+        config = one["config"] | {"new_key": value}
+        run(tmp_path / "b" / f"{value}", label, config=config, speedup=1.1 + value)
+    both = load_records(tmp_path / "a"), load_records(tmp_path / "b")
+    for frame, speedup in (
+        (side_by_side(both), "speedup_b"),
+        (side_by_side((both[1], both[0])), "speedup_a"),
+    ):
+        assert frame["setting"].tolist() == ["optimized"]
+        assert frame[speedup].iloc[0].startswith("1.10")

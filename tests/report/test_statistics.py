@@ -134,6 +134,13 @@ def test_one_measured_ratio_keeps_its_interval() -> None:
     assert np.log(high / low) == pytest.approx(np.log(1.6 / 1.4))
 
 
+def test_an_interval_need_not_be_even() -> None:
+    # A single run's own was moved to lie evenly around its ratio.
+    assert pooled_ratio([1.3], [1.05], [1.32]) == pytest.approx((1.3, 1.05, 1.32))
+    ratio, low, high = pooled_ratio([1.3] * 4, [1.05] * 4, [1.32] * 4)
+    assert (ratio / low - 1) > 5 * (high / ratio - 1)
+
+
 def test_two_repeats_span_from_end_to_end() -> None:
     assert pooled_ratio([0.9, 1.3], [0.89, 1.29], [0.91, 1.31])[1:] == (0.89, 1.31)
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,15 @@ def test_the_fastest_that_is_shown_to_lose_little_enough(tmp_path: Path) -> None
 
 def test_each_loses_more(tmp_path: Path) -> None:
     comparison = only(named_settings(tmp_path))
-    found = recommend(comparison, 0.1)
+    shown = replace(comparison, table=comparison.table.assign(delta_high=-0.3))
+    found = recommend(shown, 0.1)
     assert found.row is None
-    assert "the least, fallback, loses 0.50 points" in found.reason
+    assert "each faster setting is shown to lose more" in found.reason
+    assert "the least, fallback, loses 0.50 points (0.30 to " in found.reason
+    # By the data themselves, its interval reaches to none.
+    found = recommend(comparison, 0.1)
+    assert "too thin: fallback comes out -0.50 points" in found.reason
+    assert "over 0.1 on average, though not by its whole interval" in found.reason
     text = headline(comparison, 0.1)
     assert text.startswith("No setting is shown to be faster")
     assert "Fastest: optimized: 1.80 ×" in text
@@ -58,8 +65,8 @@ def test_a_wide_interval_says_how_many_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("gap", "low", "seeds", "drop", "more"),
-    # Half as wide takes four times as many seeds.
-    [(0.0, -1.0, 5, 0.5, 15), (-0.4, -0.6, 3, 0.5, 9), (-0.4, -1.0, 5, 0.401, None)],
+    # t(n − 1) / √n: 1.242 at 5 and .604 at 13; 2.484 at 3 and 1.2415 at 5.
+    [(0.0, -1.0, 5, 0.5, 8), (-0.4, -0.6, 3, 0.5, 2), (-0.4, -1.0, 5, 0.401, None)],
 )
 def test_more_seeds(gap: float, low: float, seeds: int, drop: float, more: int | None) -> None:
     assert more_seeds(gap, low, seeds, drop) == more

@@ -1,0 +1,48 @@
+"""The text of a record → plain values that tables, pictures, pages and terminals can hold."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """One record; numbers that are not finite are None, characters that cannot be drawn replaced.
+
+    Raises:
+        OSError, ValueError, RecursionError: it is no whole record.
+    """
+    text = file.read_text(encoding="utf-8")
+    # NaN and infinities are no JSON, and no figures.
+    record = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_number)
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    if "\\u" in text.lower() or any(map(text.__contains__, _UNDRAWABLE)):
+        record = _printable(record)
+    return record
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _number(text: str) -> int | float | None:
+    # A whole number that no column holds is a float, or none.
+    return int(text) if len(text) < 19 else _finite(text)
+
+
+_UNDRAWABLE = tuple(chr(code) for code in (*range(32), 0xFFFE, 0xFFFF) if chr(code) not in "\t\n\r")
+"""What XML, and so a picture, cannot hold, and a terminal takes for orders."""
+_DRAWABLE = str.maketrans(dict.fromkeys(_UNDRAWABLE, "\ufffd"))
+
+
+def _printable(value: Any) -> Any:
+    # Half of a surrogate pair can stand in JSON, but in no file or page.
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "replace").decode().translate(_DRAWABLE)
