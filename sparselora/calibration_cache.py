@@ -138,7 +138,9 @@ def _content_hash(
     on = (next(model.parameters()).device.type, torch.get_num_threads())
     digest = hashlib.sha256(repr((setting, made_by, on)).encode())
     config = backbone.config.to_dict()
-    config.pop("problem_type", None)  # which a forward pass with labels fills in
+    # A forward pass with labels fills in the one, and the other is a folder, not what it holds.
+    for name in ("problem_type", "_name_or_path"):
+        config.pop(name, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     tensors = [*model.state_dict().items(), *(item for batch in batches for item in batch.items())]
     for name, tensor in tensors:

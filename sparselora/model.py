@@ -76,6 +76,11 @@ def load_model(run: RunConfig, label_names: Sequence[str], pad_token_id: int) ->
     how: dict[str, Any] = {"config": config, "dtype": torch.float32}
     if run.model.quantization is not Quantization.none:
         how |= {"dtype": frozen} | _quantization(run, task.trains_head, config, frozen)
+    if getattr(config, "quantization_config", None) is not None and not run.model.random_init:
+        raise UserError(
+            f"model.name_or_path={run.model.name_or_path}: its weights are quantized already; full ones "
+            "are needed, and model.quantization=nf4 has them quantized"
+        )
     if run.model.random_init:
         model = _random(task.auto_model, config, how)
     else:

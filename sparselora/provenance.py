@@ -16,6 +16,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "peft",
+    "bitsandbytes",
     "datasets",
     "hydra-core",
     "omegaconf",

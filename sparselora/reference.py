@@ -25,6 +25,8 @@ def reference_key(run: RunConfig, device: str, threads: int) -> str:
     steps = {
         name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
     }
+    if content["model"]["quantization"] == "none":
+        del content["model"]["quantization"]  # as in keys from before there was a choice
     parts = {"device": device, "threads": threads, "model": content["model"]} | steps
     parts |= {"data": content["data"], "lora": content["lora"], "task": content["task"]}
     return json.dumps(parts, sort_keys=True)

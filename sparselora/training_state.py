@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 
 from sparselora.checkpoint import adapter_state, load_adapter_state
+from sparselora.defaults import filled
 from sparselora.errors import UserError
 from sparselora.files import write_atomically
 from sparselora.record import RECORD_NAME, read_record
@@ -68,7 +69,7 @@ def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
     record = read_record(folder)
     if record is None:
         raise UserError(f"train.resume={folder}: its {RECORD_NAME} cannot be read")
-    asked, held = _deciding(run.to_dict()), _deciding(record["config"])
+    asked, held = _deciding(run.to_dict()), _deciding(filled(record["config"]))
     for key in sorted({*asked, *held}):
         if asked.get(key) != held.get(key):
             raise UserError(

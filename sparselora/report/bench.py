@@ -22,8 +22,13 @@ def _share(key: str) -> Callable[[dict[str, Any]], str]:
     )
 
 
+def _model(content: dict[str, Any]) -> str:
+    quantization = content["config"]["model"].get("quantization", "none")
+    return str(content["model"]) + ("" if quantization == "none" else f" ({quantization})")
+
+
 _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("model", lambda content: escape(content["model"])),
+    ("model", lambda content: escape(_model(content))),
     (
         "examples × tokens",
         lambda content: f"{content['batch_size']} × {content['mean_length']:.0f}",

@@ -2,17 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import MISSING
 
+from sparselora.defaults import filled
 from sparselora.errors import UserError
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
 from sparselora.report.parse import read_record
-from sparselora.schema import TASKS, RunConfig
 
 UNREADABLE = "unreadable"
 """Status of a file that is not a whole record."""
@@ -178,24 +176,7 @@ def _setting_key(record: dict[str, Any]) -> str | None:
 def _whole_config(record: dict[str, Any]) -> dict[str, Any] | None:
     """A record's config, with the defaults of keys that came after it was written."""
     config = record.get("config")
-    return _filled(config, _defaults()) if isinstance(config, dict) else None
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    defaults = RunConfig().to_dict()
-    defaults["task"]["name"] = TASKS[0]  # there was no other before there was a choice
-    return defaults
-
-
-def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    filled = dict(config)
-    for key, default in defaults.items():
-        if isinstance(default, dict) and isinstance(filled.get(key, {}), dict):
-            filled[key] = _filled(filled.get(key, {}), default)
-        elif key not in filled and default != MISSING:
-            filled[key] = default
-    return filled
+    return filled(config) if isinstance(config, dict) else None
 
 
 def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _comparison(shared: str, device: str, runs: pd.DataFrame) -> Comparison:
         [*keys, "accuracy"], ascending=[True] * len(keys) + [False], kind="stable"
     )
     return Comparison(
-        model=str(runs["model"].iloc[0]),
+        model=_model(runs, json.loads(shared)),
         data=str(runs["data"].iloc[0]),
         device=device,
         shared=json.loads(shared),
@@ -186,6 +186,12 @@ def _comparison(shared: str, device: str, runs: pd.DataFrame) -> Comparison:
         answers=everything,
         limited=limited_runs(runs, limited),
     )
+
+
+def _model(runs: pd.DataFrame, shared: Mapping[str, Any]) -> str:
+    name, config = str(runs["model"].iloc[0]), shared.get("model")
+    quantization = config.get("quantization") if isinstance(config, dict) else None
+    return name if quantization in (None, "none") else f"{name} ({quantization})"
 
 
 def _plain_figures(group: pd.DataFrame, reference: float | None) -> dict[str, Any]:

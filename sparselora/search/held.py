@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.distributions import check_distribution_compatibility
 
+from sparselora.defaults import filled
 from sparselora.errors import UserError
 from sparselora.schema import RunConfig
 from sparselora.search.space import Space
@@ -65,6 +66,10 @@ def _check_choices(study: SharedStudy, space: Space) -> None:
 
 def _first_change(study: SharedStudy, now: Mapping[str, Any]) -> Callable[[Any], str]:
     def message(held: Mapping[str, Any]) -> str:
+        # A key that came after the study was begun had its default there; one that it draws has none.
+        drawn = {key for trial in study.trials for key in trial.distributions}
+        later = flattened(filled({}))
+        held = {key: later[key] for key in now if key in later and key not in drawn} | dict(held)
         for key in sorted({*held, *now}):
             if held.get(key) != now.get(key):
                 was = f"the study {study.plan.name!r} was begun with {_shown(held.get(key))}"

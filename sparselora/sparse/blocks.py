@@ -72,8 +72,8 @@ class FFNBlock:
                 check_sliceable(self.layer, path, self.name, "FFN")
 
     @property
-    def merged(self) -> tuple[tuple[str, ...], ...]:
-        """The adapters that are merged into each map now."""
+    def merged(self) -> tuple[tuple[object, ...], ...]:
+        """What may change of each map's weight, see `LinearMap.merged`."""
         maps = (self.lin1, self.lin2, self.gate)
         return tuple(() if linear is None else linear.merged for linear in maps)
 

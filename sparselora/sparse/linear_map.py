@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
-from sparselora.sparse.quantized import compute_dtype, dequantized, is_quantized
+from sparselora.sparse.quantized import Version, compute_dtype, dequantized, is_quantized
 
 
 class Adapter(NamedTuple):
@@ -78,7 +78,8 @@ class LinearMap:
 
     def returned(self, output: Tensor, hidden_states: Tensor) -> Tensor:
         """In the dtype that the map returns: one of 4 bits that of its input, under autocast too."""
-        return output.to(hidden_states.dtype) if is_quantized(self.base) else output
+        own = is_quantized(self.base)
+        return output.to(hidden_states.dtype if own else self.dtype(hidden_states))
 
     @property
     def bias(self) -> Tensor | None:
@@ -87,10 +88,13 @@ class LinearMap:
         return bias if bias is None or self.part is None else bias.chunk(2)[self.part]
 
     @property
-    def merged(self) -> tuple[str, ...]:
-        """The adapters that are merged into the weight now."""
+    def merged(self) -> tuple[object, ...]:
+        """What else of the weight may change: the adapters merged into it, of 4 bits which it is."""
         layer: Any = self.module
-        return tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
+        names = tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
+        if is_quantized(self.base):
+            return *names, Version(self.base.get_parameter("weight"))
+        return names
 
     @property
     def adapter(self) -> Adapter | None:

@@ -5,16 +5,18 @@ it, and no other needs it.
 """
 
 import sys
+import weakref
 from typing import Any
 
 import torch
-from peft.utils.integrations import dequantize_bnb_weight
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
 
 _PACKS = "support_avx512bf16_for_cpu"
 """The attribute of a map, set by bitsandbytes where it is made, that it looks at in evaluation."""
+_HOLDERS = "_sparselora_holders"
+"""How many hold it off, and what it was."""
 
 
 def is_quantized(linear: nn.Module) -> bool:
@@ -29,15 +31,26 @@ def dequantized(linear: nn.Module) -> Tensor:
     Raises:
         UserError: bitsandbytes has packed the map for inference, which rounds it once more.
     """
+    _check_trainable(linear)
     parameter: Any = linear.get_parameter("weight")
-    if getattr(parameter.quant_state, "packing_format_for_cpu", False):
+    library: Any = sys.modules["bitsandbytes"]
+    weight: Tensor = library.functional.dequantize_4bit(parameter.data, _state(linear))
+    return weight
+
+
+def _state(linear: Any) -> Any:
+    # A parameter that was pickled, or sharded, has lost it; its map has it still.
+    state = getattr(linear.weight, "quant_state", None)
+    return linear.quant_state if state is None else state
+
+
+def _check_trainable(linear: nn.Module) -> None:
+    if getattr(_state(linear), "packing_format_for_cpu", False):
         raise UserError(
             "model: bitsandbytes has packed its 4-bit weights for inference, as it does in an evaluation "
             "on a CPU, and no gradient passes them; load the model anew, and evaluate it after sparsify "
             "or accelerate"
         )
-    weight: Tensor = dequantize_bnb_weight(parameter)
-    return weight
 
 
 def compute_dtype(linear: nn.Module, hidden_states: Tensor) -> torch.dtype:
@@ -46,23 +59,51 @@ def compute_dtype(linear: nn.Module, hidden_states: Tensor) -> torch.dtype:
     return asked if isinstance(asked, torch.dtype) else hidden_states.dtype
 
 
+class Version:
+    """Which weight a map of 4 bits holds: equal where it is the very same object.
+
+    PEFT puts another in its place where it merges an adapter, and where it takes it out again.
+    """
+
+    def __init__(self, parameter: nn.Parameter | None = None) -> None:
+        self._parameter = (lambda: None) if parameter is None else weakref.ref(parameter)
+
+    def __eq__(self, other: object) -> bool:
+        own = self._parameter()
+        return own is not None and isinstance(other, Version) and other._parameter() is own
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Version, ()  # a copy is of another model
+
+
 def keep_trainable(model: nn.Module) -> list[nn.Module]:
-    """Have the 4-bit maps of `model` stay as they are in evaluation; → those that this changed.
+    """Have the 4-bit maps of `model` stay as they are in evaluation; → what `give_back` takes.
 
     On a CPU with bfloat16 instructions bitsandbytes packs a map anew in its first evaluation: its scales
     are rounded to bfloat16, and what trains afterwards gets no gradient through it.
+
+    Raises:
+        UserError: one is packed already.
     """
-    changed = [
-        module
-        for module in model.modules()
-        if is_quantized(module) and getattr(module, _PACKS, False)
-    ]
-    for module in changed:
-        setattr(module, _PACKS, False)
-    return changed
+    held = []
+    for module in model.modules():
+        if is_quantized(module):
+            _check_trainable(module)
+            state = module.__dict__
+            if _HOLDERS not in state:
+                state[_HOLDERS] = [0, state.get(_PACKS, False)]
+            state[_HOLDERS][0] += 1
+            state[_PACKS] = False
+            held.append(module)
+    return held
 
 
-def give_back(changed: list[nn.Module]) -> None:
-    """Undo `keep_trainable`."""
-    for module in changed:
-        setattr(module, _PACKS, True)
+def give_back(held: list[nn.Module]) -> None:
+    """Undo `keep_trainable`; the last one that asked for it gives a map its own way back."""
+    for module in held:
+        state = module.__dict__
+        state[_HOLDERS][0] -= 1
+        if not state[_HOLDERS][0]:
+            state[_PACKS] = state.pop(_HOLDERS)[1]

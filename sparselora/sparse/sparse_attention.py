@@ -31,7 +31,7 @@ class _Slice:
     indices: Tensor
     weight: Tensor
     """(k, d)."""
-    merged: tuple[str, ...]
+    merged: tuple[object, ...]
     """Which adapters the weight held."""
 
 

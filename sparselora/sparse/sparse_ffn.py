@@ -39,7 +39,7 @@ class Slice:
     lin2: Tensor
     gate: Tensor | None
     correction: Correction | None
-    merged: tuple[tuple[str, ...], ...]
+    merged: tuple[tuple[object, ...], ...]
     """Which adapters each map held."""
 
     def to(self, dtype: torch.dtype) -> "Slice":

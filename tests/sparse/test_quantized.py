@@ -1,6 +1,7 @@
 """A backbone in 4 bits, against a dense one that holds what the bits stand for."""
 
 import copy
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sparselora import SparsityConfig, UserError, calibrate, sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.config import ESTIMATORS
-from sparselora.sparse.quantized import dequantized, is_quantized
+from sparselora.sparse.quantized import dequantized, give_back, is_quantized, keep_trainable
 from tests.conftest import tiny_batch, tiny_config
 from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
 from tests.sparse.test_ffn import masked_reference as masked_ffn
@@ -182,3 +183,80 @@ def test_a_copy_is_sparse_too(tmp_path: Path) -> None:
     sparsify(model, CONFIG)
     expected = gradients(model, BATCH)
     assert_all_close(gradients(copy.deepcopy(model), BATCH), expected)
+
+
+def test_a_compiled_step_is_one_graph(tmp_path: Path) -> None:
+    # PEFT's own function for it sent the compiler into an endless recursion.
+    model = quantized("llama", tmp_path)
+    expected = gradients(copy.deepcopy(model), BATCH)["loss"]
+    sparsify(model, replace(CONFIG, estimator="magnitude", svd_rank=None, qk_sparsity=0.5))
+    sparse = model(**BATCH).loss
+    torch._dynamo.reset()
+    loss = torch.compile(model, backend="eager", fullgraph=True)(**BATCH).loss
+    loss.backward()
+    torch.testing.assert_close(loss, sparse)
+    assert not torch.allclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("left_out", ["down_proj", "up_proj"])
+def test_one_map_of_a_block_left_plain(dtype: torch.dtype, left_out: str, tmp_path: Path) -> None:
+    # The block then gave float32 back, as its other maps compute in.
+    torch.manual_seed(0)
+    auto = transformers.AutoModelForSequenceClassification
+    auto.from_config(tiny_config("llama")).save_pretrained(tmp_path)
+    how = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, llm_int8_skip_modules=["score", left_out]
+    )
+    model = auto.from_pretrained(tmp_path, dtype=dtype, quantization_config=how)
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(model, config).train()
+    sparsify(model, replace(CONFIG, estimator="magnitude", svd_rank=None))
+    model(**BATCH).loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_a_map_whose_parameter_lost_its_state(tmp_path: Path) -> None:
+    # As after torch.load, or in a sharded model: bitsandbytes takes it from the map then.
+    model = quantized("llama", tmp_path)
+    expected = dequantized(find_blocks(model)[0].lin1.base)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert torch.equal(dequantized(find_blocks(loaded)[0].lin1.base), expected)
+    sparsify(loaded, CONFIG)
+    loaded(**BATCH).loss.backward()
+
+
+def test_maps_stay_trainable_while_any_holds_them(tmp_path: Path) -> None:
+    # The first to be taken back let them be packed, and gradients were gone without an error.
+    model = quantized("llama", tmp_path)
+    maps = [module for module in model.modules() if is_quantized(module)]
+    for module in maps:
+        module.support_avx512bf16_for_cpu = True
+    first, second = keep_trainable(model), keep_trainable(model)
+    give_back(first)
+    assert not any(module.support_avx512bf16_for_cpu for module in maps)
+    give_back(second)
+    assert all(module.support_avx512bf16_for_cpu for module in maps)
+    assert not any("_sparselora" in name for module in maps for name in vars(module))
+
+
+@pytest.mark.parametrize("ffn", [False, True])
+def test_a_kept_slice_follows_a_merge_and_its_inverse(ffn: bool, tmp_path: Path) -> None:
+    # Taking an adapter out again quantizes anew: the names are those of before, the weights are not.
+    model = quantized("llama", tmp_path, ffn=ffn)
+    settings: dict[str, Any] = {"ffn_sparsity": 0.6} if ffn else {"qk_sparsity": 0.5}
+    handle = sparsify(
+        model, SparsityConfig(estimator="magnitude", **{"ffn_sparsity": 0.0} | settings)
+    )
+    gradients(model, BATCH)
+    model.merge_adapter()
+    model.unmerge_adapter()
+    got = gradients(model, BATCH)
+    for ffn_block in handle.sparse_blocks.values():
+        ffn_block._slice = None
+    for attention in handle.sparse_attention.values():
+        attention._slices.clear()
+    assert_all_close(got, gradients(model, BATCH), **NEAR)
