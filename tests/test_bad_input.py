@@ -1,5 +1,7 @@
 """What a user gets wrong: exit code 2, at most three lines, nothing trained, no record."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,6 +195,19 @@ def test_a_run_folder_is_never_written_twice(invoke: Invoke, tiny_overrides: lis
     assert_refused(
         invoke(*arguments, "-m", "hydra.sweep.dir=mine"), "hydra.sweep.dir=mine", "already"
     )
+
+
+def test_weights_that_are_quantized_already(
+    invoke: Invoke, tiny_overrides: list[str], hub_folder: Path, tmp_path: Path
+) -> None:
+    # They stayed as they were, whatever model.quantization said.
+    folder = tmp_path / "quantized"
+    shutil.copytree(hub_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    outcome = invoke(*tiny_overrides, f"model.name_or_path={folder}")
+    assert_refused(outcome, f"model.name_or_path={folder}", "quantized already", "nf4")
 
 
 def test_four_bits_without_their_package(
