@@ -123,8 +123,8 @@ def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
     ]
     fastest = timed.sort_values("speedup", ascending=False).to_dict("records")
     text = (
-        f"No setting is shown to be faster than LoRA and to lose at most {max_drop:g} points: "
-        f"{found.reason}."
+        f"No setting is shown to be faster than LoRA and to lose at most {max_drop:g} "
+        f"point{'s' * (max_drop != 1)}: {found.reason}."
     )
     return f"{text} Fastest: {describe(fastest[0])}" if fastest else text
 
