@@ -7,7 +7,7 @@ GPT-2's Conv1D holds each map transposed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +48,14 @@ class FFNBlock:
     @property
     def intermediate_size(self) -> int:
         return self.lin1.shape[0]
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of lin1, lin2 and the gate; of a fused map of 4 bits, both parts from one computation."""
+        lin1, gate = self.lin1, self.gate
+        if gate is not None and gate.module is lin1.module:
+            parts = replace(lin1, part=None).weight.chunk(2)
+            return parts[lin1.part or 0], self.lin2.weight, parts[gate.part or 0]
+        return lin1.weight, self.lin2.weight, None if gate is None else gate.weight
 
     @property
     def has_adapters(self) -> bool:

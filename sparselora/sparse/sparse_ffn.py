@@ -258,13 +258,13 @@ class SparseFFN:
         same = kept is not None and kept.lin1.dtype == dtype and kept.lin1.device == indices.device
         if kept is not None and same and kept.merged == block.merged:
             return kept
-        lin2 = block.lin2.weight.t().index_select(0, indices)
-        gate = None if block.gate is None else block.gate.weight.index_select(0, indices)
+        lin1, lin2, gate = block.weights()
+        lin2 = lin2.t().index_select(0, indices)
         weights = Slice(
             indices,
-            block.lin1.weight.index_select(0, indices),
+            lin1.index_select(0, indices),
             lin2,
-            gate,
+            None if gate is None else gate.index_select(0, indices),
             self._correction(indices, lin2),
             block.merged,
         ).to(dtype)

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from sparselora import SparsityConfig, UserError, calibrate, sparsify
+from sparselora.sparse import linear_map
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.config import ESTIMATORS
@@ -260,3 +261,17 @@ def test_a_kept_slice_follows_a_merge_and_its_inverse(ffn: bool, tmp_path: Path)
     for attention in handle.sparse_attention.values():
         attention._slices.clear()
     assert_all_close(got, gradients(model, BATCH), **NEAR)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3"])
+def test_a_map_is_computed_from_its_bits_once_a_step(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = quantized(model_type, tmp_path)
+    sparsify(model, CONFIG)
+    seen = []
+    original = linear_map.dequantized
+    monkeypatch.setattr(linear_map, "dequantized", lambda base: seen.append(base) or original(base))
+    gradients(model, BATCH)
+    maps = 2 if model_type == "phi3" else 3  # its gate and lin1 are one
+    assert len(seen) == len(set(map(id, seen))) == 3 * maps
