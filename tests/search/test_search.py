@@ -267,7 +267,7 @@ def test_a_study_is_never_mixed_with_another(
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: a finite number of at least 1"),
         (["hydra.sweeper.n_jobs=2"], "hydra.sweeper.n_jobs=2: without effect"),
         (["hydra/launcher=parallel"], "hydra/launcher=parallel: without effect with"),
-        (["hydra.sweeper.named=[nope]"], "experiment=nope: unknown; one of dense,"),
+        (["hydra.sweeper.named=[nope]"], "experiment=nope: unknown; one of best, dense,"),
         (["hydra.sweeper.seeds=3"], "Could not override 'hydra.sweeper.seeds'"),
         (["hydra/sweeper/sampler=nope"], "hydra/sweeper/sampler=nope: unknown; one of"),
         (["hydra.sweeper.sampler.seed=3"], "hydra.sweeper.sampler.seed=3: without effect"),
