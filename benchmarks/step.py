@@ -34,7 +34,6 @@ WIDE = (
     *("model=llama-random", "task=causal_lm", "experiment=paper", "train.precision=bf16"),
     *("bench.batch_size=8", "bench.seq_len=1024"),
 )
-ATTENTION = ("qk_sparsity=0.25", "vo_sparsity=0.25")
 QUERY_VALUE, ALL_FOUR = "lora=query_value", "lora=attention"
 
 
@@ -53,6 +52,19 @@ def _named(shape: tuple[str, ...], label: str, targets: tuple[float, ...], lora:
     return [
         Case(f"{name} {label} {lora}", (f"experiment={name}", lora, *shape), "speedup", target)
         for name, target in zip(names, targets, strict=True)
+    ]
+
+
+def _deeper(name: str, decoder: tuple[str, ...], target: float) -> list[Case]:
+    whole = (*decoder, "tokens=all")
+    settings = {
+        "FFN 0.9 deeper": whole,
+        "FFN 0.9, attention 0.5 deeper": (*whole, "qk_sparsity=0.25", "vo_sparsity=0.25"),
+        "FFN 0.9 deeper, context alone": decoder,
+    }
+    return [
+        Case(f"{name}, {setting}", overrides, "efficiency", target)
+        for setting, overrides in settings.items()
     ]
 
 
@@ -80,25 +92,11 @@ CASES = (
         "speedup",
         1.65,
     ),
-    Case("smollm2 4x256, FFN 0.9 deeper", (*DECODER, "tokens=all"), "efficiency", 0.92),
-    Case(
-        "smollm2 4x256, FFN 0.9, attention 0.5 deeper",
-        (*DECODER, "tokens=all", *ATTENTION),
-        "efficiency",
-        0.92,
-    ),
-    Case("smollm2 4x256, FFN 0.9 deeper, context alone", DECODER, "efficiency", 0.92),
+    *_deeper("smollm2 4x256", DECODER, 0.92),
 )
 
 CUDA_CASES = (
-    Case("llama 8x1024, FFN 0.9 deeper", (*WIDE, "tokens=all"), "efficiency", 0.9),
-    Case(
-        "llama 8x1024, FFN 0.9, attention 0.5 deeper",
-        (*WIDE, "tokens=all", *ATTENTION),
-        "efficiency",
-        0.9,
-    ),
-    Case("llama 8x1024, FFN 0.9 deeper, context alone", WIDE, "efficiency", 0.9),
+    *_deeper("llama 8x1024", WIDE, 0.9),
     Case(
         "llama 8x1024, FFN 0.9 deeper, 4 bits",
         (*WIDE, "tokens=all", "model.quantization=nf4"),

@@ -159,15 +159,15 @@ def _print_study(study: pd.DataFrame, console: Console) -> None:
 
 
 def _compare(sources: Sequence[str], console: Console) -> int:
-    from sparselora.report.side_by_side import print_side_by_side, side_by_side
+    from sparselora.report.side_by_side import of_comparisons, print_side_by_side
 
-    first, second = (load_records(source) for source in sources)
-    frame = side_by_side((first, second))
+    both = [load_records(source) for source in sources]
+    compared = [compare(records) for records in both]
+    frame = of_comparisons(*compared)
     if frame.empty:
         raise UserError(f"{sources[0]} and {sources[1]} hold no setting that both ran")
     print_side_by_side(frame, (sources[0], sources[1]), console)
-    for name, source, records in zip("AB", sources, (first, second), strict=True):
-        comparisons = compare(records)
+    for name, source, records, comparisons in zip("AB", sources, both, compared, strict=True):
         alone = [row for each in comparisons for row in each.table["setting"]]
         alone = [setting for setting in alone if setting not in set(frame["setting"])]
         if alone:

@@ -153,30 +153,18 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
     return frame
 
 
-def pairing_key(record: dict[str, Any]) -> str | None:
+def _pairing_key(config: dict[str, Any]) -> str:
     """What a run shares with the plain LoRA run that it is compared with: all but its sparsity."""
-    config = _whole_config(record)
-    if config is None:
-        return None
     parts = {key: config.get(key) for key in ("task", "model", "data", "lora", "train", "seed")}
     # Of another sample of the validation split an accuracy is another figure.
     parts["eval_rows"] = _dig(config, "measure.eval_rows")
     return json.dumps(_settings_of(parts), sort_keys=True)
 
 
-def _setting_key(record: dict[str, Any]) -> str | None:
-    config = _whole_config(record)
-    if config is None:
-        return None
+def _setting_key(config: dict[str, Any]) -> str:
     aside = ("seed", "seeds", "measure", "bench", "tags")
     parts = {key: value for key, value in config.items() if key not in aside}
     return json.dumps(_settings_of(parts), sort_keys=True)
-
-
-def _whole_config(record: dict[str, Any]) -> dict[str, Any] | None:
-    """A record's config, with the defaults of keys that came after it was written."""
-    config = record.get("config")
-    return filled(config) if isinstance(config, dict) else None
 
 
 def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +186,8 @@ def _row(file: Path) -> dict[str, Any]:
     if isinstance(config, dict):
         flat = flatten(config, "config")
         row |= {key: value for key, value in flat.items() if key not in _NAMED_PATHS}
-    row["pairing"], row["setting"] = pairing_key(record), _setting_key(record)
+        whole = filled(config)
+        row |= {"pairing": _pairing_key(whole), "setting": _setting_key(whole)}
     row["folder"] = str(file.parent)
     return row
 

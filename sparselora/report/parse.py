@@ -17,7 +17,8 @@ def read_record(file: Path) -> dict[str, Any]:
     record = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_number)
     if not isinstance(record, dict):
         raise ValueError("not an object")
-    if "\\u" in text.lower() or any(map(text.__contains__, _UNDRAWABLE)):
+    # Of what cannot be drawn, JSON lets these alone stand as they are.
+    if "\\u" in text or "\ufffe" in text or "\uffff" in text:
         record = _printable(record)
     return record
 

@@ -1,6 +1,7 @@
 """Two sets of records side by side: two machines, two commits, two sweeps."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,11 @@ def side_by_side(records: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
     other whatever the devices; ms/step only where they are of one device.
     """
     first, second = (compare(frame) for frame in records)
+    return of_comparisons(first, second)
+
+
+def of_comparisons(first: Sequence[Comparison], second: Sequence[Comparison]) -> pd.DataFrame:
+    """The same of what `compare` made of the two."""
     rows = []
     for one in first:
         for two in second:

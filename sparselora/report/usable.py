@@ -38,7 +38,7 @@ def family(pairing: str) -> str:
 
 def problems(records: pd.DataFrame) -> pd.DataFrame:
     """The records that a report cannot use, or not wholly: `folder` and why, in `problem`."""
-    usable = is_usable(records)
+    usable, shares = is_usable(records), _is_share(records["accuracy"])
     ordered = records[usable].sort_values("started", kind="stable", na_position="first")
     seeds = ordered["seed"].astype("float64")
     families = [family(key) for key in ordered["pairing"]]
@@ -53,7 +53,7 @@ def problems(records: pd.DataFrame) -> pd.DataFrame:
             problem = status if pd.isna(row["error"]) else f"{status}: {row['error']}"
         elif pd.isna(row["accuracy"]):
             problem = "completed, but holds no validation accuracy"
-        elif not 0.0 <= row["accuracy"] <= 1.0:
+        elif not shares[index]:
             problem = f"its accuracy is {row['accuracy']:g}, and no share from 0 to 1"
         elif not usable[index]:
             problem = "completed, but holds no configuration with a seed"

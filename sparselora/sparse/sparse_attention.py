@@ -32,7 +32,7 @@ class _Slice:
     weight: Tensor
     """(k, d)."""
     merged: tuple[object, ...]
-    """Which adapters the weight held."""
+    """Of the map when it was sliced, see `LinearMap.merged`."""
 
 
 class SparseAttention:

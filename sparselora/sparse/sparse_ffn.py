@@ -40,7 +40,7 @@ class Slice:
     gate: Tensor | None
     correction: Correction | None
     merged: tuple[tuple[object, ...], ...]
-    """Which adapters each map held."""
+    """Of each map when it was sliced, see `LinearMap.merged`."""
 
     def to(self, dtype: torch.dtype) -> "Slice":
         """The same in another dtype; the shift stays, since it is added to a bias."""
