@@ -14,7 +14,7 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,39 @@ from sparselora.lock import DeviceLock
 from sparselora.measure import OWN, SPARSE, Arms
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
+from sparselora.schema import RunConfig
 from sparselora.sparse.calibration import calibrate
 from sparselora.timing import Budget, interleave, paired_ratio
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-SHAPE = (32, 64)
+SETTING = (
+    *("schedule=optimized", "estimator=whitened", "svd_rank=8", "lora=query_value"),
+    *("bench.batch_size=32", "bench.seq_len=64"),
+)
 
 
-def arms() -> tuple[Arms, dict[str, torch.Tensor]]:
-    """Our dense and our sparse path, and the batch that they step over."""
+def arms(overrides: Iterable[str] = SETTING) -> tuple[Arms, dict[str, torch.Tensor], RunConfig]:
+    """Stock, our dense and our sparse path, the batch that they step over, and the settings.
+
+    Args:
+        overrides: `bench.batch_size` and `bench.seq_len` among them.
+    """
     hydra_setup.install()
-    overrides = ["model=distilbert-random", "schedule=optimized", "estimator=whitened"]
-    overrides += ["svd_rank=8", "lora=query_value", "train.threads=2"]
     with initialize_config_dir(str(CONF)):
+        overrides = ["model=distilbert-random", "train.threads=2", *overrides]
         run = parse_config(compose("config", overrides))
     use_threads(run.train.threads)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.model)
     model = load_model(run, ["0", "1"], tokenizer.pad_token_id)
-    ids = torch.randint(1000, 20000, SHAPE)
+    assert run.bench.batch_size is not None
+    assert run.bench.seq_len is not None
+    ids = torch.randint(1000, 20000, (run.bench.batch_size, run.bench.seq_len))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     calibration = calibrate(model, [batch])
-    batch["labels"] = torch.randint(2, SHAPE[:1])
+    batch["labels"] = torch.randint(2, ids.shape[:1])
     device = torch.device("cpu")
-    return Arms(model, run.sparsity, run.train, device, calibration), batch
+    return Arms(model, run.sparsity, run.train, device, calibration), batch, run
 
 
 class Clock:
@@ -77,7 +86,7 @@ class Clock:
 
 def share_of_choosing(rounds: int) -> list[float]:
     """A sparse step's share for estimate, selection and gather, a value a step."""
-    sparse, batch = arms()
+    sparse, batch, _ = arms()
     clock = Clock()
     assert sparse.handle is not None
     for ffn in sparse.handle.sparse_blocks.values():
@@ -95,7 +104,7 @@ def share_of_choosing(rounds: int) -> list[float]:
 
 def forced_over_dense(rounds: int) -> tuple[float, float, float]:
     """Our dense path's time over the sparse path's with every channel kept: median, 95 % interval."""
-    sparse, batch = arms()
+    sparse, batch, _ = arms()
     assert sparse.handle is not None
     for ffn in sparse.handle.sparse_blocks.values():
         ffn.kept = ffn.block.intermediate_size

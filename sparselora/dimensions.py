@@ -5,11 +5,14 @@ from typing import Any
 
 from torch import nn
 
-from sparselora.flops import AttentionKept, ModelDimensions, RelativeAttention
+from sparselora.flops import AttentionKept, ModelDimensions, RelativeAttention, ShortLastLayer
 from sparselora.schedule import kept_channels
+from sparselora.sparse.architectures import Architecture
+from sparselora.sparse.attention import NAME
 from sparselora.sparse.attention_channels import HeadShape
 from sparselora.sparse.blocks import get_architecture, get_backbone, get_model_shape
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.last_layer import reads_first_token
 
 
 def kept_of(model: nn.Module, sparsities: Sequence[float]) -> list[int]:
@@ -79,6 +82,18 @@ def model_dimensions(model: nn.Module) -> ModelDimensions:
         head_on_every_token=architecture.head_on_every_token,
         fused_attention=architecture.fused_attention,
         relative=_relative_attention(config),
+        short_last_layer=_short_last_layer(model, architecture, config),
+    )
+
+
+def _short_last_layer(
+    model: nn.Module, architecture: Architecture, config: Any
+) -> ShortLastLayer | None:
+    if not reads_first_token(model):
+        return None
+    return ShortLastLayer(
+        query=not (architecture.fused_attention or architecture.query_of_distances),
+        attention=config._attn_implementation in ("sdpa", NAME),
     )
 
 

@@ -32,6 +32,16 @@ class RelativeAttention:
 
 
 @dataclass(frozen=True)
+class ShortLastLayer:
+    """A last layer that is computed for the first token alone, but for its keys and values."""
+
+    query: bool
+    """Whether its query map is too."""
+    attention: bool
+    """Whether what attends is one query to a sequence."""
+
+
+@dataclass(frozen=True)
 class ModelDimensions:
     """What the count needs to know of a model."""
 
@@ -50,6 +60,7 @@ class ModelDimensions:
     fused_attention: bool = False
     """Whether query, key and value are one map, with one adapter."""
     relative: RelativeAttention | None = None
+    short_last_layer: ShortLastLayer | None = None
 
 
 @dataclass(frozen=True)
@@ -146,20 +157,27 @@ def step_flops(
     # Gradients flow into a layer once an adapter lies below it.
     needs_gradient = False
     maps = 2 if model.gated else 1
-    sparse_tokens = tokens - dense_tokens
     # All tokens are scored at once, those that stay dense with a weight of 0; a sample has none.
-    scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
-    for channels, maps_kept in zip(kept, attention or [None] * len(kept), strict=True):
+    layers = zip(kept, attention or [None] * len(kept), strict=True)
+    for index, (channels, maps_kept) in enumerate(layers, start=1):
+        short = model.short_last_layer if index == len(kept) else None
+        # Positions of what comes after attention, of the queries that attend, and of their map.
+        after = batch_size if short else tokens
+        attending = batch_size if short and short.attention else tokens
+        sliced = maps_kept is not None and maps_kept.query < query_size
+        asked = batch_size if short and short.query and not sliced else tokens
         adapted = {name: name in projections for name in sizes}
         for name in ("query", "key", "value"):
             size_in, size_out = sizes[name]
             rows = size_out if maps_kept is None else getattr(maps_kept, name)
+            positions = asked if name == "query" else tokens
+            sparse_tokens = positions - dense_tokens
             product = 2 * size_in * (sparse_tokens * rows + dense_tokens * size_out)
             totals["query_key_value"] += product * (2 if needs_gradient else 1)
-        # Scores Q Kᵀ and their product with V: 2·B·h·T²·head_dim each. Backward, each of dQ, dK
-        # and dV is a product of that size, and so is the gradient of the attention weights, which
-        # dQ and dK need.
-        one = 2 * batch_size * model.num_attention_heads * length**2 * model.head_dim
+        # Scores Q Kᵀ and their product with V: 2·B·h·T²·head_dim each where all attend. Backward, each
+        # of dQ, dK and dV is a product of that size, and so is the gradient of the attention weights,
+        # which dQ and dK need.
+        one = 2 * attending * length * model.num_attention_heads * model.head_dim
         flows = {name: needs_gradient or adapted[name] for name in ("query", "key", "value")}
         backward = sum(flows.values()) + (flows["query"] or flows["key"])
         totals["attention"] += one * (2 + backward)
@@ -174,6 +192,7 @@ def step_flops(
         output_needs = any(flows.values())
         size_in, size_out = sizes["output"]
         columns = size_in if maps_kept is None else maps_kept.output
+        sparse_tokens = after - dense_tokens
         product = 2 * size_out * (sparse_tokens * columns + dense_tokens * size_in)
         totals["output_projection"] += product * (2 if output_needs else 1)
         if model.fused_attention and adapted["query"]:
@@ -182,7 +201,8 @@ def step_flops(
         for name, carries in adapted.items():
             if carries and (name == "output" or not model.fused_attention):
                 input_needs = output_needs if name == "output" else needs_gradient
-                lora += _lora(tokens, *sizes[name], lora_rank, input_needs)
+                rows = {"query": asked, "output": after}.get(name, tokens)
+                lora += _lora(rows, *sizes[name], lora_rank, input_needs)
         needs_gradient = needs_gradient or output_needs or adapted["output"]
         # The FFN: every map forward, and backward to its input, which is what is below it.
         directions = 2 if needs_gradient else 1
@@ -190,9 +210,11 @@ def step_flops(
         totals["ffn_lin1"] += directions * maps * 2 * d * computed
         totals["ffn_lin2"] += directions * 2 * computed * d
         if maps_kept is not None:
+            scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
             estimator += round(choices * scored * maps_kept.estimate_flops)
         if channels == f:
             continue
+        scored = after if estimator_tokens is None else min(estimator_tokens, after)
         estimator += round(choices * maps * scored * estimate_flops)
         if compensation_rank is not None:
             # (x P) M forward, (dy Mᵀ) Pᵀ backward; and for each choice its shift and its M, from the

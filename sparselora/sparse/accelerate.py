@@ -16,6 +16,7 @@ from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
 from sparselora.sparse.dropout import FastDropout
 from sparselora.sparse.gated_ffn import fast_ffn
+from sparselora.sparse.last_layer import LastLayer
 from sparselora.sparse.lora import FastLoraLinear
 from sparselora.sparse.loss import causal_lm_loss
 from sparselora.sparse.mixed import sharing
@@ -55,9 +56,21 @@ class Acceleration:
         self._packing = keep_trainable(model)
         for holder in self._losses:  # a property of transformers', set on the instance
             holder.loss_function = causal_lm_loss
+        self._last_layer: LastLayer | None = None
+
+    def shorten(self, model: nn.Module) -> None:
+        """Compute of the last layer what the head reads, once all that stands in elsewhere is there."""
+        self._last_layer = LastLayer(model)
+
+    def lengthen(self) -> None:
+        """The last layer whole again, before other stand-ins are taken away."""
+        if self._last_layer is not None:
+            self._last_layer.remove()
+            self._last_layer = None
 
     def remove(self) -> None:
         """The same objects as before, with what they have learnt since."""
+        self.lengthen()
         for parent, name, child, stand_in in self._swapped:
             put_back(parent, name, child, stand_in)
         self._swapped = []
@@ -95,4 +108,6 @@ def accelerate(model: nn.Module) -> Acceleration:
     Raises:
         UserError: not a transformers model.
     """
-    return Acceleration(model)
+    acceleration = Acceleration(model)
+    acceleration.shorten(model)
+    return acceleration

@@ -33,6 +33,10 @@ class Architecture:
     """Name of the config's attribute that holds f; where that is None, f is 4 · hidden_size."""
     head_on_every_token: bool = False
     """Whether the head is applied before one token is picked, as decoders do."""
+    head_on_first_token: bool = False
+    """Whether the head takes the last layer's output at position 0 alone."""
+    query_of_distances: bool = False
+    """Whether the query map is applied to embeddings of distances too."""
     rotary: bool = False
     """Whether position turns channels i and i + head_dim / 2 of query and key into each other."""
 
@@ -54,6 +58,7 @@ _BERT = Architecture(
         "attention.output.dense",
     ),
     head=("classifier",),
+    head_on_first_token=True,
 )
 
 _LLAMA = Architecture(
@@ -87,6 +92,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 "attention.output.dense",
             ),
             head=("pooler", "classifier"),
+            query_of_distances=True,
         ),
         "distilbert": Architecture(
             layers="transformer.layer",
@@ -100,6 +106,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 "attention.out_lin",
             ),
             head=("pre_classifier", "classifier"),
+            head_on_first_token=True,
             intermediate_size="hidden_dim",
         ),
         "electra": _BERT,
@@ -126,6 +133,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             inner_dropout="mlp.drop",
             attention=("attn.Wqkv", "attn.Wqkv", "attn.Wqkv", "attn.Wo"),
             head=("head", "classifier"),
+            head_on_first_token=True,  # unless its `classifier_pooling` says otherwise
             rotary=True,
         ),
         "mpnet": replace(

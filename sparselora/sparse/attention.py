@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sparselora.sparse.causal_attention import causal_attention
 from sparselora.sparse.dropout import apply_mask, keep_mask, takes
+from sparselora.sparse.first_token import first_token_alone
 
 NAME = "sparselora_sdpa"
 """Under which transformers finds `attention_forward`; set on a model's own config."""
@@ -94,6 +95,15 @@ def attention_forward(
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = not any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    length = query.shape[2]
+    if length > 1 and plain and not causal and first_token_alone(module):
+        mask = attention_mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., :1, :]
+        first, _ = attention_forward(
+            module, query[:, :, :1], key, value, mask, dropout, scaling, is_causal, **kwargs
+        )
+        return nn.functional.pad(first, (0, 0, 0, 0, 0, length - 1)), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if plain and causal and not dropout:
         blocked = causal_attention(query, key, value, attention_mask, scale)

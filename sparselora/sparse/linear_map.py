@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
+from sparselora.sparse.mixed import unmixed
 from sparselora.sparse.quantized import Version, compute_dtype, dequantized, is_quantized
 
 
@@ -140,7 +141,7 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     linear: Any = layer.get_submodule(path)
     where = f"{name}.{path}"
     base = linear.base_layer if isinstance(linear, LoraLayer) else linear
-    if type(base) not in (nn.Linear, Conv1D) and not is_quantized(base):
+    if unmixed(type(base)) not in (nn.Linear, Conv1D) and not is_quantized(base):
         raise UserError(
             f"model: {where} is a {type(linear).__name__}; a linear map, plain or in bitsandbytes' 4 "
             f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"

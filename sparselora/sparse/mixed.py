@@ -26,6 +26,13 @@ def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
     return _MIXED[mixin, kind]
 
 
+def unmixed(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that mixins were put before."""
+    while "_mixed" in kind.__dict__:
+        _, kind = kind.__bases__
+    return kind
+
+
 def _reduce(module: nn.Module) -> tuple[Any, ...]:
     # No module's attribute names such a class, so a pickle names what it is made of.
     kind, mixins = type(module), []

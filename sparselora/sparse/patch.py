@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.schedule import kept_channels, layer_sparsities
-from sparselora.sparse.accelerate import accelerate
+from sparselora.sparse.accelerate import Acceleration
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
 from sparselora.sparse.config import SparsityConfig
@@ -61,7 +61,7 @@ class SparsityHandle:
         config: SparsityConfig,
         attention: Mapping[str, SparseAttention],
     ) -> None:
-        self._acceleration = accelerate(model)
+        self._acceleration = Acceleration(model)
         self._blocks = blocks
         self._sparse = sparse
         self._attention = attention
@@ -77,6 +77,7 @@ class SparsityHandle:
             self._swap_in(ffn)
         for each in attention.values():
             self._swap_attention(each)
+        self._acceleration.shorten(model)
         noted: list[tuple[nn.Module, NoteBatch | NoteLabels]] = [
             (get_called(model), NoteBatch(self.state))
         ]
@@ -189,6 +190,7 @@ class SparsityHandle:
         self.disable()
         for hook in self._hooks:
             hook.remove()
+        self._acceleration.lengthen()
         for swapped in self._swapped:
             put_back(*swapped)
         for weight in self._scattered():

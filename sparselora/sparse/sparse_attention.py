@@ -179,7 +179,7 @@ class SparseAttention:
         if any(buffer.device != device for buffer in self.norms.buffers()):
             self.norms.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
-        sample, weights = self.state.sample(hidden_states, tokens)
+        sample, weights = self.state.sample(hidden_states.detach(), tokens)
         norms = self.norms(sample, weights)
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             for norm in norms:  # over the tokens of all ranks

@@ -164,7 +164,7 @@ class SparseFFN:
         if any(buffer.device != device for buffer in self.estimator.buffers()):
             self.estimator.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
-        sample, weights = self.state.sample(hidden_states, tokens)
+        sample, weights = self.state.sample(hidden_states.detach(), tokens)
         scores = self.estimator(sample, weights)
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             squares = scores.square()  # norms over the tokens of all ranks

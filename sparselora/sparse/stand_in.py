@@ -86,6 +86,11 @@ class _Projection:
         return output
 
 
+def is_sparse_projection(module: nn.Module) -> bool:
+    """Whether this is an attention map whose channels are left out now."""
+    return isinstance(module, _Projection) and module.__dict__[HELD][0].state.enabled
+
+
 def pass_through(original: nn.Module, ffn: SparseFFN) -> nn.Module:
     """What stands in for lin1, or the activation."""
     return _holding(original, _PassThrough, ffn)
@@ -111,9 +116,11 @@ def check_forward(module: nn.Module, where: str) -> None:
         )
 
 
-def put_back(parent: nn.Module, path: str, original: nn.Module, stand_in: nn.Module) -> None:
+def put_back(
+    parent: nn.Module, path: str, original: nn.Module, stand_in: nn.Module, held: str = HELD
+) -> None:
     """The original in its place again, unless another module has been put there since."""
-    stand_in.__dict__.pop(HELD, None)
+    stand_in.__dict__.pop(held, None)
     # The very state, of a deep copy too, which copies the two apart.
     object.__setattr__(original, "__dict__", stand_in.__dict__)
     if parent.get_submodule(path) is stand_in:

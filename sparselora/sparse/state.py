@@ -79,11 +79,14 @@ class SparsityState:
 
     def sample(self, hidden_states: Tensor, tokens: int | None) -> tuple[Tensor, Tensor | None]:
         """`sample_tokens` of the batch in hand; which they are is found out once a call, not a layer."""
+        mask = self.attention_mask
+        if mask is not None and hidden_states.shape[:-1].numel() != mask.numel():
+            mask = mask[:, :1]  # a last layer that is computed for the first token alone
         if torch.compiler.is_compiling():  # a shape as a key would make one graph of each
-            return sample_tokens(hidden_states, self.attention_mask, tokens)
+            return sample_tokens(hidden_states, mask, tokens)
         key = (hidden_states.shape[:-1], hidden_states.device, tokens)
         if key not in self._sampled:
-            self._sampled[key] = positions_to_sample(hidden_states, self.attention_mask, tokens)
+            self._sampled[key] = positions_to_sample(hidden_states, mask, tokens)
         return take(hidden_states, self._sampled[key])
 
     def check_recomputation(self) -> None:

@@ -1,0 +1,58 @@
+"""What the modules of a last layer share that is computed for the first token alone."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparselora.sparse.state import argument
+
+HELD = "_sparselora_first_token"
+"""Where the last layer's modules hold a `FirstToken`."""
+
+
+class FirstToken:
+    """Whether the call in hand reads the first token alone."""
+
+    def __init__(self) -> None:
+        self.announced = False
+        """By the head, of its next call of the backbone."""
+        self.alone = False
+        self.length = 0
+        """T of what the FFN was given."""
+
+    def pad(self, first: Tensor) -> Tensor:
+        """(B, 1, d) → (B, T, d), zeros behind it."""
+        return nn.functional.pad(first, (0, 0, 0, self.length - 1))
+
+
+class AnnounceHead:
+    """Forward pre-hook of a classifier."""
+
+    def __init__(self, first: FirstToken) -> None:
+        self.first = first
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        config: Any = model.config
+        looked_at = any(
+            argument(model, name, args, kwargs) or getattr(config, name, False)
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        replica = getattr(model, "_is_replica", False)  # of nn.DataParallel: all share this object
+        self.first.announced = model.training and not looked_at and not replica
+
+
+class NoteCall:
+    """Forward pre-hook of the backbone, which others than the head may call."""
+
+    def __init__(self, first: FirstToken) -> None:
+        self.first = first
+
+    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if backbone.training:  # a pass in evaluation may come before the backward pass of this one
+            self.first.alone, self.first.announced = self.first.announced, False
+
+
+def first_token_alone(module: nn.Module) -> bool:
+    """Whether what this module computes is read at position 0 alone, in the call in hand."""
+    first: FirstToken | None = module.__dict__.get(HELD)
+    return first is not None and first.alone and module.training
