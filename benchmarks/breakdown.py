@@ -33,7 +33,7 @@ from sparselora.sparse.sparse_ffn import SparseFFN
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEFAULT = "optimized 32x64 lora=query_value"
-PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm_")
 FFN, MAPS, ADAPTERS, HEADS = "FFN", "attention's maps", "LoRA", "attention"
 CHOOSING, MASKS = "estimate and gather", "dropout masks"
 PARTS = (

@@ -15,11 +15,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from sparselora.sparse.causal_attention import causal_attention
-from sparselora.sparse.dropout import apply_mask, keep_mask, takes
-from sparselora.sparse.first_token import first_token_alone
+from sparselora.sparse.dropout import keep_mask, takes
+from sparselora.sparse.dropout import mask as mask_out
+from sparselora.sparse.first_token import first_token_alone, pad
 
 NAME = "sparselora_sdpa"
 """Under which transformers finds `attention_forward`; set on a model's own config."""
+
+
+def scaled_bmm(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale · left @ right, (b, m, k) by (b, k, n): the scale costs no pass over the result."""
+    result = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+    return result.baddbmm_(left, right, beta=0.0, alpha=scale)
 
 
 class DropoutAttentionFunction(torch.autograd.Function):
@@ -37,7 +44,7 @@ class DropoutAttentionFunction(torch.autograd.Function):
     ) -> Tensor:
         heads = query.shape[:2]
         q, k, v = (tensor.reshape(-1, *tensor.shape[2:]) for tensor in (query, key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling)
+        scores = scaled_bmm(q, k.transpose(1, 2), scaling)
         if mask is not None:
             four = scores.view(*heads, *scores.shape[1:])
             if mask.dtype == torch.bool:
@@ -48,7 +55,7 @@ class DropoutAttentionFunction(torch.autograd.Function):
         wide = torch.promote_types(scores.dtype, torch.float32)
         weights = torch._safe_softmax(scores, -1, dtype=wide).to(scores.dtype)
         keep = keep_mask(weights.shape, rate, weights.device)
-        output = torch.bmm(apply_mask(weights, keep, rate), v)
+        output = scaled_bmm(mask_out(weights, keep), v, 1.0 / (1.0 - rate))
         ctx.rate, ctx.scaling, ctx.heads = rate, scaling, heads
         ctx.save_for_backward(q, k, v, weights, keep)
         return output.view(*heads, *output.shape[1:])
@@ -60,17 +67,18 @@ class DropoutAttentionFunction(torch.autograd.Function):
         grad_output = grads[0].reshape(-1, *grads[0].shape[2:])
         needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
         grad_q = grad_k = grad_v = None
+        kept_scale = 1.0 / (1.0 - ctx.rate)
         if needs_v:
-            dropped = apply_mask(weights, keep, ctx.rate)
-            grad_v = torch.bmm(dropped.transpose(1, 2), grad_output)
+            dropped = mask_out(weights, keep)
+            grad_v = scaled_bmm(dropped.transpose(1, 2), grad_output, kept_scale)
         if needs_q or needs_k:
-            grad_weights = torch.bmm(grad_output, v.transpose(1, 2))
-            grad_weights = apply_mask(grad_weights, keep, ctx.rate)
+            grad_weights = mask_out(torch.bmm(grad_output, v.transpose(1, 2)), keep)
             grad_scores = torch.ops.aten._softmax_backward_data(
                 grad_weights, weights, -1, weights.dtype
-            ).mul_(ctx.scaling)
-            grad_q = torch.bmm(grad_scores, k) if needs_q else None
-            grad_k = torch.bmm(grad_scores.transpose(1, 2), q) if needs_k else None
+            )
+            scale = ctx.scaling * kept_scale  # of the weights' gradient too: it is linear in that
+            grad_q = scaled_bmm(grad_scores, k, scale) if needs_q else None
+            grad_k = scaled_bmm(grad_scores.transpose(1, 2), q, scale) if needs_k else None
         shaped = (
             None if grad is None else grad.view(*ctx.heads, *grad.shape[1:])
             for grad in (grad_q, grad_k, grad_v)
@@ -103,7 +111,7 @@ def attention_forward(
         first, _ = attention_forward(
             module, query[:, :, :1], key, value, mask, dropout, scaling, is_causal, **kwargs
         )
-        return nn.functional.pad(first, (0, 0, 0, 0, 0, length - 1)), None
+        return pad(first, length), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if plain and causal and not dropout:
         blocked = causal_attention(query, key, value, attention_mask, scale)

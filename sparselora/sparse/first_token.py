@@ -2,12 +2,35 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sparselora.sparse.state import argument
 
 HELD = "_sparselora_first_token"
 """Where the last layer's modules hold a `FirstToken`."""
+
+
+class _Pad(torch.autograd.Function):
+    """`torch.nn.functional.pad` takes several times as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, length: int) -> Tensor:
+        padded = first.new_zeros(first.shape[0], length, *first.shape[2:])
+        padded[:, :1] = first
+        return padded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0][:, :1].contiguous(), None
+
+
+def pad(first: Tensor, length: int) -> Tensor:
+    """(B, 1, …) → (B, length, …), zeros behind it."""
+    padded: Tensor = _Pad.apply(first, length)
+    return padded
 
 
 class FirstToken:
@@ -19,10 +42,6 @@ class FirstToken:
         self.alone = False
         self.length = 0
         """T of what the FFN was given."""
-
-    def pad(self, first: Tensor) -> Tensor:
-        """(B, 1, d) → (B, T, d), zeros behind it."""
-        return nn.functional.pad(first, (0, 0, 0, self.length - 1))
 
 
 class AnnounceHead:

@@ -17,6 +17,7 @@ from sparselora.sparse.first_token import (
     FirstToken,
     NoteCall,
     first_token_alone,
+    pad,
 )
 from sparselora.sparse.mixed import mixed, sharing
 from sparselora.sparse.stand_in import is_sparse_projection, put_back
@@ -34,7 +35,7 @@ class _Whole:
             return output
         first: FirstToken = module.__dict__[HELD]
         first.length = hidden_states.shape[1]
-        return first.pad(whole.forward(hidden_states[:, :1].contiguous(), *args, **kwargs))
+        return pad(whole.forward(hidden_states[:, :1].contiguous(), *args, **kwargs), first.length)
 
 
 class _Query(_Whole):
@@ -70,7 +71,7 @@ class _OutOf:
         first: FirstToken = module.__dict__[HELD]
         output: Tensor = whole.forward(hidden_states, *args, **kwargs)
         short = first.alone and hidden_states.dim() == 3 and hidden_states.shape[1] == 1
-        return first.pad(output) if short else output
+        return pad(output, first.length) if short else output
 
 
 def reads_first_token(model: nn.Module) -> bool:
