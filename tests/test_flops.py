@@ -42,8 +42,11 @@ DISTILBERT = ModelDimensions(
     head_maps=((768, 768, True), (768, 2, True)),
     head_on_every_token=False,
 )
-# The counter knows addmm and not its in-place form.
-IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: 2 * a[0] * a[1] * b[1]}
+# The counter knows addmm and baddbmm, and not their in-place forms.
+IN_PLACE = {
+    torch.ops.aten.addmm_: lambda _, a, b, **kwargs: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten.baddbmm_: lambda _, a, b, **kwargs: 2 * a[0] * a[1] * a[2] * b[2],
+}
 ROLES = ("query", "key", "value", "output")
 SCHEDULES = {
     "dense": [0.0] * 6,
