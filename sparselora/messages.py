@@ -15,6 +15,23 @@ MAX_LINES = 3
 """Of a message of Hydra's; ours have two at most, since Hydra may put a line before them."""
 
 
+MERGING = "Error merging override "
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+"""OmegaConf's word for what a value could not be converted to → ours."""
+
+
+def _reason(text: str) -> str:
+    """Why OmegaConf does not take a value, in a few words."""
+    options = re.search(r"expected one of \[(.*)\]", text)
+    if options:
+        return f"one of {options[1]} is allowed"
+    kind = re.search(r"could not be converted to (\w+)|is not a valid (bool)", text)
+    if kind:
+        word = kind[1] or kind[2]
+        return f"{KINDS.get(word, word)} is allowed"
+    return text
+
+
 def explain(error: BaseException) -> str:
     """At most three lines that name the key, the value and what is allowed."""
     if isinstance(error, UserError):
@@ -33,5 +50,7 @@ def explain(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if error.__cause__ is not None and str(error.__cause__) not in text:
         lines += str(error.__cause__).splitlines()[:1]
+    if lines and lines[0].startswith(MERGING) and len(lines) > 1:
+        return f"{lines[0].removeprefix(MERGING)}: {_reason(lines[1])}"
     kept = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
     return "\n".join(kept[:MAX_LINES]) or type(error).__name__

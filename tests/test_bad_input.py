@@ -27,7 +27,8 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
     [
         (["svd_rank=0"], ["svd_rank=0", "from 1 to"]),
         (["svd_rank=4000"], ["svd_rank=4000", "from 1 to 24"]),
-        (["svd_rank=abc"], ["svd_rank=abc", "Integer"]),
+        (["svd_rank=abc"], ["svd_rank=abc: a whole number is allowed"]),
+        (["measure.eval_first=maybe"], ["measure.eval_first=maybe: true or false is allowed"]),
         (["ffn_sparsity=1.0"], ["ffn_sparsity=1", "from 0 up to, not including, 1"]),
         (["ffn_sparsity=-0.1"], ["ffn_sparsity=-0.1", "from 0"]),
         (["ffn_sparsity=nan"], ["ffn_sparsity=nan", "allowed"]),
@@ -35,7 +36,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["layer_sparsity={layer.9: 0.4}"], ["layer.9", "layer.0 to layer.5"]),
         (["layer_sparsity={layer.1: 1.4}"], ["layer_sparsity.layer.1=1.4", "allowed"]),
         (["layer_sparsity={layer.1: 0.4, layer: 0.5}"], ["layer.1", "both name"]),
-        (["model.quantization=int8"], ["model.quantization=int8", "none, nf4"]),
+        (["model.quantization=int8"], ["model.quantization=int8: one of none, nf4 is allowed"]),
         (["svd_rnk=4"], ["svd_rnk: unknown key", "did you mean svd_rank?", "ffn_sparsity"]),
         (["train.lr=0.1"], ["train.lr: unknown key", "learning_rate"]),
         (["+foo=1"], ["foo: unknown key"]),
