@@ -1,4 +1,5 @@
-"""A faster path for a LoRA step, dense as it is: adapters, dropout, norms, rotations, gated FFNs, loss.
+"""A faster path for a LoRA step, dense as it is: adapters, dropout, norms, rotations, gated FFNs, loss,
+and an encoder's last layer.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
 that it replaces is swapped for one of a subclass that shares its state, so that PEFT, checkpoints and
@@ -104,6 +105,9 @@ def _has_plain_loss(module: nn.Module) -> bool:
 
 def accelerate(model: nn.Module) -> Acceleration:
     """Speed up a transformers model's LoRA step, dense as it is, until `remove()`.
+
+    Where the classifier's head reads the first token alone, so does a training step's last layer, see
+    `LastLayer`: a hook of one's own there finds zeros behind that token.
 
     Raises:
         UserError: not a transformers model.

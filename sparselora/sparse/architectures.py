@@ -33,8 +33,9 @@ class Architecture:
     """Name of the config's attribute that holds f; where that is None, f is 4 · hidden_size."""
     head_on_every_token: bool = False
     """Whether the head is applied before one token is picked, as decoders do."""
-    head_on_first_token: bool = False
-    """Whether the head takes the last layer's output at position 0 alone."""
+    picks_first_token: str | None = None
+    """What takes the last layer's output at position 0 and no other, below the model: the model itself
+    where empty; None where more is read."""
     query_of_distances: bool = False
     """Whether the query map is applied to embeddings of distances too."""
     rotary: bool = False
@@ -58,8 +59,10 @@ _BERT = Architecture(
         "attention.output.dense",
     ),
     head=("classifier",),
-    head_on_first_token=True,
+    picks_first_token="bert.pooler",
 )
+
+_ROBERTA = replace(_BERT, picks_first_token="classifier")
 
 _LLAMA = Architecture(
     layers="layers",
@@ -82,7 +85,7 @@ _LLAMA = Architecture(
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "bert": _BERT,
-        "camembert": _BERT,
+        "camembert": _ROBERTA,
         "deberta-v2": replace(
             _BERT,
             attention=(
@@ -92,6 +95,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 "attention.output.dense",
             ),
             head=("pooler", "classifier"),
+            picks_first_token="pooler",
             query_of_distances=True,
         ),
         "distilbert": Architecture(
@@ -106,10 +110,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
                 "attention.out_lin",
             ),
             head=("pre_classifier", "classifier"),
-            head_on_first_token=True,
+            picks_first_token="",
             intermediate_size="hidden_dim",
         ),
-        "electra": _BERT,
+        "electra": _ROBERTA,
         "gemma": _LLAMA,
         "gpt2": Architecture(
             layers="h",
@@ -133,11 +137,11 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             inner_dropout="mlp.drop",
             attention=("attn.Wqkv", "attn.Wqkv", "attn.Wqkv", "attn.Wo"),
             head=("head", "classifier"),
-            head_on_first_token=True,  # unless its `classifier_pooling` says otherwise
+            picks_first_token="",  # unless its `classifier_pooling` says otherwise
             rotary=True,
         ),
         "mpnet": replace(
-            _BERT,
+            _ROBERTA,
             attention=(
                 "attention.attn.q",
                 "attention.attn.k",
@@ -175,8 +179,8 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "qwen2": _LLAMA,
         "qwen3": _LLAMA,
-        "roberta": _BERT,
+        "roberta": _ROBERTA,
         "smollm3": _LLAMA,
-        "xlm-roberta": _BERT,
+        "xlm-roberta": _ROBERTA,
     }
 )

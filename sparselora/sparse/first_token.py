@@ -1,5 +1,6 @@
 """What the modules of a last layer share that is computed for the first token alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from sparselora.sparse.state import argument
 
 HELD = "_sparselora_first_token"
 """Where the last layer's modules hold a `FirstToken`."""
+ASKED_FOR = ("output_hidden_states", "output_attentions")
 
 
 class _Pad(torch.autograd.Function):
@@ -41,7 +43,20 @@ class FirstToken:
         """By the head, of its next call of the backbone."""
         self.alone = False
         self.length = 0
-        """T of what the FFN was given."""
+        """T of what the FFN's first map was given."""
+
+
+def first_token_alone(module: nn.Module) -> bool:
+    """Whether what this module computes is read at position 0 alone, in the call in hand."""
+    first: FirstToken | None = module.__dict__.get(HELD)
+    return first is not None and first.alone and module.training
+
+
+def _asks(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    config: Any = module.config
+    return any(
+        argument(module, name, args, kwargs) or getattr(config, name, False) for name in ASKED_FOR
+    )
 
 
 class AnnounceHead:
@@ -51,27 +66,31 @@ class AnnounceHead:
         self.first = first
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        config: Any = model.config
-        looked_at = any(
-            argument(model, name, args, kwargs) or getattr(config, name, False)
-            for name in ("output_hidden_states", "output_attentions")
-        )
         replica = getattr(model, "_is_replica", False)  # of nn.DataParallel: all share this object
-        self.first.announced = model.training and not looked_at and not replica
+        self.first.announced = model.training and not replica and not _asks(model, args, kwargs)
 
 
 class NoteCall:
-    """Forward pre-hook of the backbone, which others than the head may call."""
+    """Forward pre-hook of the backbone, which others than the head may call.
+
+    Args:
+        is_intact: whether nobody looks at, or has changed, what is computed for one token alone.
+    """
+
+    def __init__(self, first: FirstToken, is_intact: Callable[[], bool]) -> None:
+        self.first, self.is_intact = first, is_intact
+
+    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        announced, self.first.announced = self.first.announced, False
+        wanted = announced and backbone.training
+        self.first.alone = wanted and not _asks(backbone, args, kwargs) and self.is_intact()
+
+
+class EndCall:
+    """Forward hook of the backbone: what others call afterwards is whole."""
 
     def __init__(self, first: FirstToken) -> None:
         self.first = first
 
-    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if backbone.training:  # a pass in evaluation may come before the backward pass of this one
-            self.first.alone, self.first.announced = self.first.announced, False
-
-
-def first_token_alone(module: nn.Module) -> bool:
-    """Whether what this module computes is read at position 0 alone, in the call in hand."""
-    first: FirstToken | None = module.__dict__.get(HELD)
-    return first is not None and first.alone and module.training
+    def __call__(self, backbone: nn.Module, args: Any, output: Any) -> None:
+        self.first.alone = False

@@ -2,11 +2,13 @@
 
 Keys and values are of all tokens still. The query, attention, its output map and the FFN are of the first
 alone; at the others they give zeros, so what the layer gives there is of no use, and no gradient comes
-from there. Loss and gradients are those of the whole layer.
+from there. For given channels, loss and gradients are those of the whole layer.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -14,6 +16,7 @@ from sparselora.sparse.blocks import get_architecture, get_backbone, get_called
 from sparselora.sparse.first_token import (
     HELD,
     AnnounceHead,
+    EndCall,
     FirstToken,
     NoteCall,
     first_token_alone,
@@ -22,9 +25,17 @@ from sparselora.sparse.first_token import (
 from sparselora.sparse.mixed import mixed, sharing
 from sparselora.sparse.stand_in import is_sparse_projection, put_back
 
+KNOWN_HOOKS = ("sparselora.", "transformers.utils.output_capturing")
+"""Modules of hooks that read no hidden state, but where a call asks for them."""
+Swap = tuple[nn.Module, str, nn.Module, nn.Module]
 
-class _Whole:
-    """Mixed into the class of what maps a token to a token: of the first alone, then padded."""
+
+class _Shortened:
+    """What is mixed into the class of a module of the last layer."""
+
+
+class _Whole(_Shortened):
+    """Of what maps a token to a token: of the first alone, then padded."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
@@ -33,9 +44,8 @@ class _Whole:
         if not first_token_alone(module) or hidden_states.dim() != 3:
             output = whole.forward(hidden_states, *args, **kwargs)
             return output
-        first: FirstToken = module.__dict__[HELD]
-        first.length = hidden_states.shape[1]
-        return pad(whole.forward(hidden_states[:, :1].contiguous(), *args, **kwargs), first.length)
+        output = whole.forward(hidden_states[:, :1].contiguous(), *args, **kwargs)
+        return pad(output, hidden_states.shape[1])
 
 
 class _Query(_Whole):
@@ -48,44 +58,101 @@ class _Query(_Whole):
         return output
 
 
-class _Into:
-    """Mixed into the class of an FFN's first map: of the first token alone."""
+class _Into(_Shortened):
+    """Of an FFN's first map: of the first token alone."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
         module: Any = self
-        if module.__dict__[HELD].alone and hidden_states.dim() == 3:
-            module.__dict__[HELD].length = hidden_states.shape[1]
+        first: FirstToken | None = module.__dict__.get(HELD)
+        if first is not None and first.alone and hidden_states.dim() == 3:
+            first.length = hidden_states.shape[1]
             if module.training:
                 hidden_states = hidden_states[:, :1].contiguous()
         output: Tensor = whole.forward(hidden_states, *args, **kwargs)
         return output
 
 
-class _OutOf:
-    """Mixed into the class of its last map: padded, where the first gave one token."""
+class _OutOf(_Shortened):
+    """Of its last map: padded, where the first gave one token."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
         module: Any = self
-        first: FirstToken = module.__dict__[HELD]
+        first: FirstToken | None = module.__dict__.get(HELD)
         output: Tensor = whole.forward(hidden_states, *args, **kwargs)
-        short = first.alone and hidden_states.dim() == 3 and hidden_states.shape[1] == 1
-        return pad(output, first.length) if short else output
+        if first is None or not first.alone or hidden_states.dim() != 3:
+            return output
+        return pad(output, first.length) if hidden_states.shape[1] == 1 else output
+
+
+def _head(model: nn.Module) -> nn.Module:
+    unwrap: Any = getattr(model, "get_base_model", None)
+    head: nn.Module = model if unwrap is None else unwrap()
+    return head
+
+
+def _is_transformers_own(head: nn.Module, path: str) -> bool:
+    """Whether what picks the token, and what PEFT trains in its place, are of the head's own file."""
+    picker: Any = head.get_submodule(path)
+    copies = getattr(picker, "modules_to_save", None)
+    all_of_it = [picker] if copies is None else [picker.original_module, *copies.values()]
+    file = type(head).__module__
+    return all(type(each).__module__ == file and "forward" not in vars(each) for each in all_of_it)
 
 
 def reads_first_token(model: nn.Module) -> bool:
     """Whether this is transformers' own classifier, whose head takes position 0, of several layers."""
     backbone: Any = get_backbone(model)
-    config = backbone.config
-    unwrap: Any = getattr(model, "get_base_model", None)
-    head = model if unwrap is None else unwrap()
+    config, head = backbone.config, _head(model)
     known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    picker = get_architecture(config).picks_first_token
     return (
-        get_architecture(config).head_on_first_token
+        picker is not None
         and type(head) is known
+        and type(backbone).__module__ == type(head).__module__
+        and _is_transformers_own(head, picker)
         and getattr(config, "classifier_pooling", "cls") == "cls"
+        and not getattr(config, "is_decoder", False)
         and config.num_hidden_layers > 1  # a convolution of DeBERTa's follows its first layer
+    )
+
+
+class _Watch:
+    """Looks, before each call, for whoever would read more of the last layer or has changed it."""
+
+    def __init__(self, head: nn.Module, paths: list[str]) -> None:
+        backbone: Any = get_backbone(head)
+        self.head, self.paths = head, paths
+        row = get_architecture(backbone.config)
+        self.layers = backbone.get_submodule(row.layers)
+        *others, self.layer = self.layers.children()
+        before = {id(module) for layer in others for module in layer.modules()}
+        before |= {
+            id(module)
+            for name, child in backbone.named_children()
+            if "embeddings" in name
+            for module in child.modules()
+        }
+        self.looked_at = [each for each in head.modules() if id(each) not in before][1:]
+
+    @torch.compiler.assume_constant_result
+    def __call__(self) -> bool:
+        backbone: Any = get_backbone(self.head)
+        *_, last = self.layers.children()
+        return (
+            last is self.layer
+            and not getattr(backbone, "is_gradient_checkpointing", False)
+            and reads_first_token(self.head)
+            and all(isinstance(last.get_submodule(path), _Shortened) for path in self.paths)
+            and not any(_is_looked_at(module) for module in self.looked_at)
+        )
+
+
+def _is_looked_at(module: nn.Module) -> bool:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return "forward" in vars(module) or any(
+        not str(getattr(hook, "__module__", "")).startswith(KNOWN_HOOKS) for hook in hooks
     )
 
 
@@ -93,44 +160,79 @@ class LastLayer:
     """The stand-ins and hooks; none where the head reads more. Goes on top of all other stand-ins."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
+        self._swapped: list[Swap] = []
         self._hooks: list[Any] = []
         self._attention: nn.Module | None = None
         if not reads_first_token(model):
             return
-        backbone: Any = get_backbone(model)
-        row = get_architecture(backbone.config)
-        *_, layer = backbone.get_submodule(row.layers).children()
-        query, _, _, output = row.attention
-        kinds: dict[str, type] = {output: _Whole}
-        if not (row.fused_attention or row.query_of_distances):
-            kinds[query] = _Query
-        kinds |= {row.lin1: _Into, row.lin2: _OutOf} if row.whole is None else {row.whole: _Whole}
-        taken = [layer.get_submodule(path).__dict__ for path in kinds]
-        if any("forward" in each or HELD in each for each in taken):
-            return  # placed on several devices by another's hooks, or accelerated before
-        first = FirstToken()
-        for path, kind in kinds.items():
-            original = layer.get_submodule(path)
+        kinds = _kinds(model)
+        layer = _last(model)
+        modules = {path: layer.get_submodule(path) for path in kinds}
+        if any("forward" in vars(module) for module in modules.values()):
+            return  # another's hooks, as of a model that is placed on several devices
+        attention = layer.get_submodule(_attention_path(model))
+        before: FirstToken | None = attention.__dict__.get(HELD)
+        first = before or FirstToken()
+        for path, original in modules.items():
             original.__dict__[HELD] = first
-            stand_in = sharing(original, mixed(kind, type(original)))
+            stand_in = sharing(original, mixed(kinds[path], type(original)))
             layer.set_submodule(path, stand_in)
             self._swapped.append((layer, path, original, stand_in))
-        self._attention = layer.get_submodule(query.rpartition(".")[0])
-        self._attention.__dict__[HELD] = first
-        unwrap: Any = getattr(model, "get_base_model", None)
-        head = model if unwrap is None else unwrap()
+        if before is not None:  # of an acceleration, which has the hooks
+            return
+        self._attention = attention
+        attention.__dict__[HELD] = first
+        head, called = _head(model), get_called(model)
+        note = NoteCall(first, _Watch(head, list(kinds)))
         self._hooks = [
-            module.register_forward_pre_hook(note, with_kwargs=True)
-            for module, note in ((head, AnnounceHead(first)), (get_called(model), NoteCall(first)))
+            head.register_forward_pre_hook(AnnounceHead(first), with_kwargs=True),
+            called.register_forward_pre_hook(note, with_kwargs=True),
+            called.register_forward_hook(EndCall(first)),
         ]
 
     def remove(self) -> None:
         """What was there before."""
         for hook in self._hooks:
             hook.remove()
+        held = HELD if self._attention is not None else None
         for parent, path, original, stand_in in self._swapped:
-            put_back(parent, path, original, stand_in, HELD)
+            put_back(parent, path, original, stand_in, held)
         if self._attention is not None:
             self._attention.__dict__.pop(HELD, None)
         self._swapped, self._hooks, self._attention = [], [], None
+
+
+def _last(model: nn.Module) -> nn.Module:
+    backbone: Any = get_backbone(model)
+    *_, layer = backbone.get_submodule(get_architecture(backbone.config).layers).children()
+    last: nn.Module = layer
+    return last
+
+
+def _attention_path(model: nn.Module) -> str:
+    """Of the module that calls the attention function, below a layer."""
+    return get_architecture(get_backbone(model).config).attention[0].rpartition(".")[0]
+
+
+def _kinds(model: nn.Module) -> dict[str, type[_Shortened]]:
+    """Path below the layer → what is mixed in there."""
+    row = get_architecture(get_backbone(model).config)
+    query, _, _, output = row.attention
+    kinds: dict[str, type[_Shortened]] = {output: _Whole}
+    if not (row.fused_attention or row.query_of_distances):
+        kinds[query] = _Query
+    if row.whole is not None:
+        return {**kinds, row.whole: _Whole}
+    return {**kinds, row.lin1: _Into, row.lin2: _OutOf}
+
+
+def unshortened(model: nn.Module) -> Iterator[Swap]:
+    """Swap the stand-ins of an acceleration's last layer for what they stand for: others go there."""
+    layer = _last(model)
+    for path in _kinds(model):
+        stand_in = layer.get_submodule(path)
+        if isinstance(stand_in, _Shortened):
+            _, kind = type(stand_in).__bases__
+            plain = sharing(stand_in, kind)
+            layer.set_submodule(path, plain)
+            yield layer, path, stand_in, plain

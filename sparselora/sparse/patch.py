@@ -19,6 +19,7 @@ from sparselora.sparse.accelerate import Acceleration
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.last_layer import unshortened
 from sparselora.sparse.projections import find_attention
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
@@ -61,6 +62,8 @@ class SparsityHandle:
         config: SparsityConfig,
         attention: Mapping[str, SparseAttention],
     ) -> None:
+        # An acceleration's, in whose place ours come, and go again.
+        self._last_layer_before = list(unshortened(model))
         self._acceleration = Acceleration(model)
         self._blocks = blocks
         self._sparse = sparse
@@ -193,6 +196,8 @@ class SparsityHandle:
         self._acceleration.lengthen()
         for swapped in self._swapped:
             put_back(*swapped)
+        for swapped in self._last_layer_before:
+            put_back(*swapped, held=None)
         for weight in self._scattered():
             weight.data = weight.data.contiguous()
         self._acceleration.remove()

@@ -70,6 +70,10 @@ def positions_to_sample(
         if attention_mask is None:
             return None, None
         return None, (attention_mask.reshape(-1, 1) != 0).to(hidden_states.dtype)
+    if attention_mask is None and hidden_states.dim() == 3 and hidden_states.shape[1] == 1:
+        return torch.arange(
+            tokens, device=device
+        ) * count // tokens, None  # no strata to tell apart
     if attention_mask is not None:
         real = attention_mask != 0
     else:

@@ -117,10 +117,11 @@ def check_forward(module: nn.Module, where: str) -> None:
 
 
 def put_back(
-    parent: nn.Module, path: str, original: nn.Module, stand_in: nn.Module, held: str = HELD
+    parent: nn.Module, path: str, original: nn.Module, stand_in: nn.Module, held: str | None = HELD
 ) -> None:
     """The original in its place again, unless another module has been put there since."""
-    stand_in.__dict__.pop(held, None)
+    if held is not None:
+        stand_in.__dict__.pop(held, None)
     # The very state, of a deep copy too, which copies the two apart.
     object.__setattr__(original, "__dict__", stand_in.__dict__)
     if parent.get_submodule(path) is stand_in:

@@ -23,7 +23,9 @@ from tests.conftest import tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, gradients
 from tests.test_flops import IN_PLACE
 
-READS_FIRST = sorted(name for name, row in ARCHITECTURES.items() if row.head_on_first_token)
+READS_FIRST = sorted(
+    name for name, row in ARCHITECTURES.items() if row.picks_first_token is not None
+)
 LAST = 2
 """Index of the last layer of a tiny model."""
 
@@ -40,11 +42,17 @@ def tokens_of_the_last_activation(model: nn.Module, batch: dict[str, Tensor], **
     config: Any = model.config
     seen = []
     activation = last_layer(model).get_submodule(ARCHITECTURES[config.model_type].activation)
-    hook = activation.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[:-1]))
+
+    def note(module: nn.Module, args: Any, _: Any) -> None:
+        if module is activation:
+            seen.append(args[0].shape[:-1].numel())
+
+    # Of all modules: a hook of the layer's own makes the layer whole.
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
     model(**batch, **more)
     hook.remove()
-    (shape,) = seen
-    return int(shape.numel())
+    (tokens,) = seen
+    return int(tokens)
 
 
 def test_which_heads_read_the_first_token() -> None:
@@ -152,6 +160,7 @@ def test_other_heads_have_the_whole_layer() -> None:
     assert is_whole(get_peft_model(tokens, lora_on("query")))
     assert is_whole(tiny_model("modernbert", classifier_pooling="mean"))
     assert is_whole(tiny_model("bert", num_hidden_layers=1))
+    assert is_whole(tiny_model("bert", is_decoder=True))
     assert is_whole(tiny_model("llama"))
     assert not is_whole(tiny_model("bert"))
 
@@ -201,16 +210,22 @@ def test_remove_is_an_exact_inverse(make: Any) -> None:
 
 
 def test_accelerated_and_then_made_sparse() -> None:
-    model = tiny_model("bert").double()
+    config = SparsityConfig(estimator="oracle", ffn_sparsity=0.6)
+    model, alone = (tiny_model("bert").double() for _ in range(2))
+    before = dict(model.named_modules())
     acceleration = accelerate(model)
-    handle = sparsify(model, SparsityConfig(estimator="magnitude", ffn_sparsity=0.6))
-    ours = gradients(model, tiny_batch())
-    alone = tiny_model("bert").double()
-    sparsify(alone, SparsityConfig(estimator="magnitude", ffn_sparsity=0.6))
-    assert_all_close(ours, gradients(alone, tiny_batch()))
+    accelerated = dict(model.named_modules())
+    handle, other = sparsify(model, config), sparsify(alone, config)
+    assert_all_close(gradients(model, tiny_batch()), gradients(alone, tiny_batch()))
+    chosen = [each.sparse_blocks[f"layer.{LAST}"].chosen for each in (handle, other)]
+    assert torch.equal(*chosen)
+    handle.disable()
+    assert tokens_of_the_last_activation(model, tiny_batch()) == 4
     handle.remove()
+    assert dict(model.named_modules()) == accelerated
     assert tokens_of_the_last_activation(model, tiny_batch()) == 4
     acceleration.remove()
+    assert dict(model.named_modules()) == before
     assert tokens_of_the_last_activation(model, tiny_batch()) == 36
 
 
@@ -225,12 +240,138 @@ def test_copies_and_pickles_are_on_their_own() -> None:
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing(reentrant: bool) -> None:
-    model = tiny_model("bert").double()
-    expected = gradients(copy.deepcopy(model), tiny_batch())
+def test_gradient_checkpointing_has_the_whole_layer(reentrant: bool) -> None:
+    """What is computed again, later, was for one token or for all by another call's say."""
+    model, stock = (tiny_model("bert").double() for _ in range(2))
     accelerate(model)
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    assert_all_close(gradients(model, tiny_batch()), expected)
+    grads = []
+    for each in (model, stock):
+        each.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        each.enable_input_require_grads()
+        looked_at = each(**tiny_batch(), output_hidden_states=True).hidden_states[-1]
+        (looked_at.square().mean() + each(**tiny_batch(3, 7)).loss).backward()
+        grads.append({n: p.grad for n, p in each.named_parameters() if p.grad is not None})
+    assert_all_close(grads[0], grads[1])
+    assert tokens_of_the_last_activation(model, tiny_batch()) == 36
+
+
+class MeanOfTokens(nn.Module):
+    """A user's own pooler or head."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.map = nn.Linear(24, outputs)
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        mapped: Tensor = self.map(hidden_states.mean(1))
+        return mapped
+
+
+@pytest.mark.parametrize("first", ["accelerated", "replaced"])
+@pytest.mark.parametrize(
+    ("model_type", "path", "outputs"),
+    [("bert", "bert.pooler", 24), ("roberta", "classifier", 3), ("deberta-v2", "pooler", 24)],
+)
+def test_a_pooler_of_ones_own_reads_the_whole_layer(
+    model_type: str, path: str, outputs: int, first: str
+) -> None:
+    # The class of the model said that the first token is read; its gradients were off by nine tenths.
+    models = [tiny_model(model_type).double() for _ in range(2)]
+    if first == "accelerated":
+        accelerate(models[0])
+    for model in models:
+        model.get_base_model().set_submodule(path, MeanOfTokens(outputs).double())
+    if first == "replaced":
+        accelerate(models[0])
+    ours, theirs = (gradients(model, tiny_batch()) for model in models)
+    assert_all_close(ours, theirs)
+
+
+@pytest.mark.parametrize("place", ["bert", "bert.encoder", "bert.encoder.layer.2.attention"])
+def test_who_looks_by_a_hook_sees_the_whole_layer(place: str) -> None:
+    model, stock = tiny_model("bert"), tiny_model("bert")
+    accelerate(model)
+    seen: list[Tensor] = []
+    for each in (model, stock):
+        module = each.get_base_model().get_submodule(place)
+        module.register_forward_hook(lambda _, __, output: seen.append(output[0]))
+        each(**tiny_batch())
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_who_calls_a_part_or_asks_late_gets_the_whole_layer() -> None:
+    model, stock = tiny_model("bert"), tiny_model("bert")
+    accelerate(model)
+    model(**tiny_batch())
+    x = torch.randn(4, 9, 24)
+    ours, theirs = (each.get_base_model().bert.encoder(x)[0] for each in (model, stock))
+    torch.testing.assert_close(ours, theirs)
+    # Head and backbone of two minds: what the head announced was kept for the next call.
+    batch = {key: value for key, value in tiny_batch().items() if key != "labels"}
+    model.get_base_model().bert.eval()
+    model(**batch)
+    model.train()
+    ours, theirs = (each.get_base_model().bert(**batch)[0] for each in (model, stock))
+    torch.testing.assert_close(ours, theirs)
+    for each in (model, stock):
+        each.get_base_model().register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, "output_hidden_states": True}),
+            with_kwargs=True,
+        )
+    ours, theirs = (each(**batch).hidden_states[-1] for each in (model, stock))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_layer_that_is_appended_reads_all_of_the_one_before() -> None:
+    model, stock = tiny_model("bert"), tiny_model("bert")
+    accelerate(model)
+    for each in (model, stock):
+        layers = each.get_base_model().bert.encoder.layer
+        layers.append(copy.deepcopy(layers[0]))
+    torch.testing.assert_close(model(**tiny_batch()).logits, stock(**tiny_batch()).logits)
+
+
+def test_what_is_put_around_a_stand_in_outlives_the_acceleration() -> None:
+    # A stand-in that was still in use had lost what it looks up.
+    model = tiny_model("bert")
+    acceleration = accelerate(model)
+    model.add_adapter("two", lora_on("intermediate.dense"))
+    acceleration.remove()
+    torch.testing.assert_close(
+        model(**tiny_batch()).logits, tiny_model("bert")(**tiny_batch()).logits
+    )
+    model = tiny_model("bert")
+    acceleration = accelerate(model)
+    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.5))
+    acceleration.remove()
+    model(**tiny_batch())
+    handle.remove()
+    torch.testing.assert_close(
+        model(**tiny_batch()).logits, tiny_model("bert")(**tiny_batch()).logits
+    )
+
+
+def test_first_tokens_count_alike_when_channels_are_chosen() -> None:
+    # Left padding made all of their weights 0, and a sample smaller than the batch took few of them.
+    batch = tiny_batch(16, 9)
+    batch["attention_mask"] = batch["attention_mask"].flip(1)
+    batch["attention_mask"][:, 0] = 0
+    for tokens, rows in ((None, range(16)), (8, range(0, 16, 2)), (3, (0, 5, 10))):
+        model = tiny_model("bert")
+        config = SparsityConfig(estimator="oracle", ffn_sparsity=0.6, estimator_tokens=tokens)
+        handle = sparsify(model, config)
+        block = handle.sparse_blocks[f"layer.{LAST}"]
+        seen: list[Any] = []
+        estimator = block.estimator
+        hook = estimator.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args))
+        model(**batch)
+        hook.remove()
+        ((sample, weights),) = seen
+        assert weights is None
+        assert len(sample) == len(rows)
+        best = select_ffn_channels(estimator(sample, None), block.kept)
+        assert torch.equal(block.chosen, best)
 
 
 @pytest.mark.parametrize("sliced", [False, True])
