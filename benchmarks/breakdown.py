@@ -4,9 +4,10 @@
     python benchmarks/breakdown.py "original 16x27 lora=attention"   a case of `benchmarks/step.py`
 
 Each operation of torch's is timed as it is called, which costs some microseconds each: compare parts, and
-take times from `step.py`. Figures are medians over the steps; a part's GFLOP/s are those of its matrix
-products. The bound of a speed-up counts FLOPs alone: as if all of them were done at one rate, and
-nothing else took time. Writes `docs/results/breakdown.csv`.
+take times from `step.py`. Figures are medians over the steps. A part's GFLOP/s are those of its matrix
+products, which are told apart by their sizes, so that a head's few count with others. The bound of a
+speed-up counts FLOPs alone: as if all were done at one rate, and nothing else took time. Writes
+`docs/results/breakdown.csv`.
 """
 
 import argparse

@@ -106,8 +106,9 @@ def _has_plain_loss(module: nn.Module) -> bool:
 def accelerate(model: nn.Module) -> Acceleration:
     """Speed up a transformers model's LoRA step, dense as it is, until `remove()`.
 
-    Where the classifier's head reads the first token alone, so does a training step's last layer, see
-    `LastLayer`: a hook of one's own there finds zeros behind that token.
+    Where the classifier's head reads the first token alone, a training step computes its last layer for
+    that token alone, unless hidden states are asked for, a hook of one's own is there, or activations
+    are checkpointed, see `LastLayer`.
 
     Raises:
         UserError: not a transformers model.

@@ -234,7 +234,8 @@ def sparsify(
     """Make the FFN blocks of `model` sparse in training steps; starts switched on.
 
     Evaluation (`model.eval()`) is dense at all times. The FFN of a layer of sparsity 0 is left untouched.
-    What surrounds the FFN is taken over by `accelerate`, dense steps included, until `remove()`.
+    What surrounds the FFN is taken over by `accelerate`, dense steps included, until `remove()`. Where
+    that computes the last layer for the first token alone, its channels are chosen by first tokens.
 
     Args:
         model: a transformers model whose FFN weights are frozen, as PEFT leaves them.

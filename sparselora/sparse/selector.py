@@ -42,7 +42,8 @@ def sample_tokens(
     Args:
         hidden_states: (B, T, d), or (B · T, d).
         attention_mask: (B, T), nonzero where the token is real, or None where all are; then one
-            example is assumed unless `hidden_states` has its three dimensions.
+            example is assumed unless `hidden_states` has its three dimensions; of rows of one token
+            each, (B, 1, d), all count alike, and a sample is evenly spaced over the rows.
         tokens: how many to take; None, or as many as there are, takes all.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import multiprocessing
 import pickle
 
 import peft
@@ -100,6 +101,30 @@ def test_masks_follow_torchs_seed() -> None:
     torch.manual_seed(3)
     assert torch.equal(keep_mask((7, 5), 0.5, CPU), first)
     assert not torch.equal(first, second)
+
+
+def _masks(threads: int) -> Tensor:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.manual_seed(5)
+    keep = keep_mask((dropout.PART * 9 + 3,), 0.3, CPU)
+    torch.set_num_threads(before)
+    return keep
+
+
+def test_masks_do_not_depend_on_the_number_of_threads() -> None:
+    one = _masks(1)
+    assert all(torch.equal(_masks(threads), one) for threads in (2, 3, 7))
+    parts = one.split(dropout.PART)
+    assert not any(torch.equal(parts[0], other) for other in parts[1:])
+    assert abs(float(one.double().mean()) - 0.7) < 0.002
+
+
+def test_a_forked_process_draws_with_threads_of_its_own() -> None:
+    expected = _masks(2)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        drawn = pool.apply_async(_masks, (2,)).get(timeout=60)
+    assert torch.equal(drawn, expected)
 
 
 def test_dropout_values_and_gradient() -> None:
