@@ -3,14 +3,10 @@
 A mask is drawn as 16 random bits an element, by a generator of numpy's that is seeded from torch's: the
 same `torch.manual_seed` gives the same masks, and a recomputation that restores torch's state gets its
 mask again. The rate is exact to 2^-17. One byte an element is kept for the backward pass, where torch
-keeps four. Long masks are drawn in parts, each by a generator of its own, so that they are the same on
-any number of threads.
+keeps four.
 """
 
 import math
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,12 +16,6 @@ from torch.autograd.function import once_differentiable
 
 LEVELS = 1 << 16
 _LARGEST = (1 << 64) - 1
-PART = 1 << 18
-"""Elements that one generator draws."""
-PARTS_A_THREAD = 3
-"""Fewer are drawn sooner than another thread is woken."""
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-"""By process, since a fork takes no threads along, and size."""
 
 
 def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.device) -> Tensor:
@@ -34,41 +24,12 @@ def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.de
         return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1.0 - rate)
     count = math.prod(shape)
     seed = int(torch.randint(2**63 - 1, ()))
-    keep = np.empty(count, dtype=np.bool_)
-    threshold = round(rate * LEVELS) - LEVELS // 2
-    parts = range(-(-count // PART))
-    threads = min(torch.get_num_threads(), len(parts) // PARTS_A_THREAD)
-    if threads < 2:
-        _draw(keep, seed, threshold, parts)
-    else:
-        shares = [parts[thread::threads] for thread in range(threads)]
-        others = [
-            _pool(threads - 1).submit(_draw, keep, seed, threshold, share) for share in shares[1:]
-        ]
-        _draw(keep, seed, threshold, shares[0])
-        for other in others:
-            other.result()
+    # All of an integer's values: the raw words, in three quarters of the time of `random_raw`.
+    generator = np.random.Generator(np.random.SFC64(seed))
+    words = generator.integers(_LARGEST, size=-(-count // 4), dtype=np.uint64, endpoint=True)
+    # numpy's comparison: torch's of 16 bits is not vectorised.
+    keep = words.view(np.int16)[:count] >= round(rate * LEVELS) - LEVELS // 2
     return torch.from_numpy(keep).view(shape)
-
-
-def _draw(keep: np.ndarray, seed: int, threshold: int, parts: Iterable[int]) -> None:
-    """These parts of a mask; numpy lets other threads run meanwhile."""
-    for part in parts:
-        here = keep[part * PART : (part + 1) * PART]
-        # All of an integer's values: the raw words, in three quarters of the time of `random_raw`.
-        generator = np.random.Generator(np.random.SFC64([seed, part]))
-        words = generator.integers(
-            _LARGEST, size=-(-len(here) // 4), dtype=np.uint64, endpoint=True
-        )
-        # numpy's comparison: torch's of 16 bits is not vectorised.
-        np.greater_equal(words.view(np.int16)[: len(here)], threshold, out=here)
-
-
-def _pool(size: int) -> ThreadPoolExecutor:
-    key = os.getpid(), size
-    if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(size, thread_name_prefix="sparselora-dropout")
-    return _pools[key]
 
 
 def mask(values: Tensor, keep: Tensor) -> Tensor:

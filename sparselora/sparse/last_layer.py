@@ -138,11 +138,9 @@ class _Watch:
 
     @torch.compiler.assume_constant_result
     def __call__(self) -> bool:
-        backbone: Any = get_backbone(self.head)
         *_, last = self.layers.children()
         return (
             last is self.layer
-            and not getattr(backbone, "is_gradient_checkpointing", False)
             and reads_first_token(self.head)
             and all(isinstance(last.get_submodule(path), _Shortened) for path in self.paths)
             and not any(_is_looked_at(module) for module in self.looked_at)
@@ -150,8 +148,10 @@ class _Watch:
 
 
 def _is_looked_at(module: nn.Module) -> bool:
+    """Whether a hook sees what it gives, or a backward pass will compute it again."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return "forward" in vars(module) or any(
+    again = "forward" in vars(module) or getattr(module, "gradient_checkpointing", False)
+    return again or any(
         not str(getattr(hook, "__module__", "")).startswith(KNOWN_HOOKS) for hook in hooks
     )
 

@@ -2,10 +2,8 @@
 
 import copy
 import math
-import multiprocessing
 import pickle
 
-import numpy as np
 import peft
 import pytest
 import torch
@@ -102,39 +100,6 @@ def test_masks_follow_torchs_seed() -> None:
     torch.manual_seed(3)
     assert torch.equal(keep_mask((7, 5), 0.5, CPU), first)
     assert not torch.equal(first, second)
-
-
-def _masks(threads: int) -> Tensor:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    torch.manual_seed(5)
-    keep = keep_mask((dropout.PART * 9 + 3,), 0.3, CPU)
-    torch.set_num_threads(before)
-    return keep
-
-
-def test_masks_do_not_depend_on_the_number_of_threads() -> None:
-    one = _masks(1)
-    assert all(torch.equal(_masks(threads), one) for threads in (2, 3, 7))
-    parts = one.split(dropout.PART)
-    assert not any(torch.equal(parts[0], other) for other in parts[1:])
-    assert abs(float(one.double().mean()) - 0.7) < 0.002
-
-
-def _drawn() -> int:
-    """How many a mask keeps, without an operation that torch would take its own threads for."""
-    torch.manual_seed(5)
-    return int(np.count_nonzero(keep_mask((dropout.PART * 9 + 3,), 0.3, CPU).numpy()))
-
-
-def test_a_forked_process_draws_with_threads_of_its_own() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    expected = _drawn()
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        drawn = pool.apply_async(_drawn).get(timeout=30)
-    torch.set_num_threads(before)
-    assert drawn == expected
 
 
 def test_dropout_values_and_gradient() -> None:
