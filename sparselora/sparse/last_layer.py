@@ -110,6 +110,7 @@ def reads_first_token(model: nn.Module) -> bool:
     return (
         picker is not None
         and type(head) is known
+        and "forward" not in vars(head)
         and type(backbone).__module__ == type(head).__module__
         and _is_transformers_own(head, picker)
         and getattr(config, "classifier_pooling", "cls") == "cls"

@@ -1,6 +1,7 @@
 """The last layer computed for the first token alone: against the whole one, and where it must not be."""
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -161,6 +162,10 @@ def test_other_heads_have_the_whole_layer() -> None:
     assert is_whole(tiny_model("modernbert", classifier_pooling="mean"))
     assert is_whole(tiny_model("bert", num_hidden_layers=1))
     assert is_whole(tiny_model("bert", is_decoder=True))
+    model = tiny_model("bert")
+    head = model.get_base_model()
+    head.forward = functools.partial(type(head).forward, head)
+    assert is_whole(model)
     assert is_whole(tiny_model("llama"))
     assert not is_whole(tiny_model("bert"))
 
