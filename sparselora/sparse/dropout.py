@@ -53,7 +53,8 @@ def drop(values: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
 
 def apply_mask(values: Tensor, keep: Tensor, rate: float) -> Tensor:
     """values / (1 − rate) where `keep`, 0 elsewhere."""
-    return mask(values, keep).mul_(1.0 / (1.0 - rate))
+    nothing = values.new_zeros(())  # to add to: mask and scale in one pass
+    return torch.addcmul(nothing, values, factor(keep, values.dtype), value=1.0 / (1.0 - rate))
 
 
 def takes(values: Tensor, rate: float) -> bool:
