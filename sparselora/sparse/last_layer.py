@@ -169,8 +169,11 @@ class LastLayer:
         kinds = _kinds(model)
         layer = _last(model)
         modules = {path: layer.get_submodule(path) for path in kinds}
-        if any("forward" in vars(module) for module in modules.values()):
-            return  # another's hooks, as of a model that is placed on several devices
+        if any(
+            "forward" in vars(module) or isinstance(module, _Shortened)
+            for module in modules.values()
+        ):
+            return  # placed on several devices by another's hooks, or accelerated before
         attention = layer.get_submodule(_attention_path(model))
         before: FirstToken | None = attention.__dict__.get(HELD)
         first = before or FirstToken()

@@ -234,6 +234,18 @@ def test_accelerated_and_then_made_sparse() -> None:
     assert tokens_of_the_last_activation(model, tiny_batch()) == 36
 
 
+def test_accelerated_twice() -> None:
+    model = tiny_model("bert").double()
+    expected = gradients(copy.deepcopy(model), tiny_batch())
+    accelerations = [accelerate(model), accelerate(model)]
+    assert tokens_of_the_last_activation(model, tiny_batch()) == 4
+    assert_all_close(gradients(model, tiny_batch()), expected)
+    for each in reversed(accelerations):
+        each.remove()
+        assert_all_close(gradients(model, tiny_batch()), expected)
+    assert tokens_of_the_last_activation(model, tiny_batch()) == 36
+
+
 def test_copies_and_pickles_are_on_their_own() -> None:
     model = tiny_model("bert")
     accelerate(model)
