@@ -92,7 +92,7 @@ def _short_last_layer(
     if not reads_first_token(model):
         return None
     return ShortLastLayer(
-        query=not (architecture.fused_attention or architecture.query_of_distances),
+        query=architecture.query_of_some_tokens,
         attention=config._attn_implementation in ("sdpa", NAME),
     )
 

@@ -157,7 +157,6 @@ def step_flops(
     # Gradients flow into a layer once an adapter lies below it.
     needs_gradient = False
     maps = 2 if model.gated else 1
-    # All tokens are scored at once, those that stay dense with a weight of 0; a sample has none.
     layers = zip(kept, attention or [None] * len(kept), strict=True)
     for index, (channels, maps_kept) in enumerate(layers, start=1):
         short = model.short_last_layer if index == len(kept) else None
@@ -210,11 +209,11 @@ def step_flops(
         totals["ffn_lin1"] += directions * maps * 2 * d * computed
         totals["ffn_lin2"] += directions * 2 * computed * d
         if maps_kept is not None:
-            scored = tokens if estimator_tokens is None else min(estimator_tokens, tokens)
+            scored = _scored(tokens, estimator_tokens)
             estimator += round(choices * scored * maps_kept.estimate_flops)
         if channels == f:
             continue
-        scored = after if estimator_tokens is None else min(estimator_tokens, after)
+        scored = _scored(after, estimator_tokens)
         estimator += round(choices * maps * scored * estimate_flops)
         if compensation_rank is not None:
             # (x P) M forward, (dy Mᵀ) Pᵀ backward; and for each choice its shift and its M, from the
@@ -225,6 +224,11 @@ def step_flops(
         head_positions = tokens if model.head_on_every_token else batch_size
     head = _head(model, head_positions, needs_gradient)
     return StepFlops(**totals, lora=lora, estimator=estimator, head=head, compensation=compensation)
+
+
+def _scored(positions: int, sample: int | None) -> int:
+    # All are scored at once, those that stay dense with a weight of 0; a sample has none of these.
+    return positions if sample is None else min(sample, positions)
 
 
 def svd_estimate_flops(hidden_size: int, intermediate_size: int, rank: int) -> int:

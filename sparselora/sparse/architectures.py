@@ -46,6 +46,11 @@ class Architecture:
         """Whether query, key and value are one map."""
         return len(set(self.attention[:3])) == 1
 
+    @property
+    def query_of_some_tokens(self) -> bool:
+        """Whether the query map can be applied to some tokens alone: it makes their queries only."""
+        return not (self.fused_attention or self.query_of_distances)
+
 
 _BERT = Architecture(
     layers="encoder.layer",

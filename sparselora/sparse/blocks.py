@@ -148,10 +148,16 @@ def get_model_shape(config: Any) -> ModelShape:
     )
 
 
+def get_head(model: nn.Module) -> nn.Module:
+    """transformers' model, head included, out of PEFT's wrapper where it is in one."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    head: nn.Module = model if unwrap is None else unwrap()
+    return head
+
+
 def get_backbone(model: nn.Module) -> nn.Module:
     """The encoder below adapters and head: the module that is called with `attention_mask`."""
-    unwrap: Any = getattr(model, "get_base_model", None)
-    inner: Any = model if unwrap is None else unwrap()
+    inner = get_head(model)
     backbone = getattr(inner, "base_model", None)
     if not isinstance(backbone, nn.Module) or not hasattr(backbone, "config"):
         raise UserError(f"model: {type(inner).__name__} is not a transformers model")

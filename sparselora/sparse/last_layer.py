@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from sparselora.sparse.blocks import get_architecture, get_backbone, get_called
+from sparselora.sparse.blocks import get_architecture, get_backbone, get_called, get_head
 from sparselora.sparse.first_token import (
     HELD,
     AnnounceHead,
@@ -86,12 +86,6 @@ class _OutOf(_Shortened):
         return pad(output, first.length) if hidden_states.shape[1] == 1 else output
 
 
-def _head(model: nn.Module) -> nn.Module:
-    unwrap: Any = getattr(model, "get_base_model", None)
-    head: nn.Module = model if unwrap is None else unwrap()
-    return head
-
-
 def _is_transformers_own(head: nn.Module, path: str) -> bool:
     """Whether what picks the token, and what PEFT trains in its place, are of the head's own file."""
     picker: Any = head.get_submodule(path)
@@ -104,7 +98,7 @@ def _is_transformers_own(head: nn.Module, path: str) -> bool:
 def reads_first_token(model: nn.Module) -> bool:
     """Whether this is transformers' own classifier, whose head takes position 0, of several layers."""
     backbone: Any = get_backbone(model)
-    config, head = backbone.config, _head(model)
+    config, head = backbone.config, get_head(model)
     known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     picker = get_architecture(config).picks_first_token
     return (
@@ -186,7 +180,7 @@ class LastLayer:
             return
         self._attention = attention
         attention.__dict__[HELD] = first
-        head, called = _head(model), get_called(model)
+        head, called = get_head(model), get_called(model)
         note = NoteCall(first, _Watch(head, list(kinds)))
         self._hooks = [
             head.register_forward_pre_hook(AnnounceHead(first), with_kwargs=True),
@@ -223,7 +217,7 @@ def _kinds(model: nn.Module) -> dict[str, type[_Shortened]]:
     row = get_architecture(get_backbone(model).config)
     query, _, _, output = row.attention
     kinds: dict[str, type[_Shortened]] = {output: _Whole}
-    if not (row.fused_attention or row.query_of_distances):
+    if row.query_of_some_tokens:
         kinds[query] = _Query
     if row.whole is not None:
         return {**kinds, row.whole: _Whole}

@@ -28,17 +28,21 @@ def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
 
 def unmixed(kind: type[nn.Module]) -> type[nn.Module]:
     """The class that mixins were put before."""
+    return _taken_apart(kind)[0]
+
+
+def _taken_apart(kind: type[nn.Module]) -> tuple[type[nn.Module], list[type]]:
+    """The class, and the mixins before it, the last one that was put there first."""
+    mixins: list[type] = []
     while "_mixed" in kind.__dict__:
-        _, kind = kind.__bases__
-    return kind
+        mixin, kind = kind.__bases__
+        mixins.append(mixin)
+    return kind, mixins
 
 
 def _reduce(module: nn.Module) -> tuple[Any, ...]:
     # No module's attribute names such a class, so a pickle names what it is made of.
-    kind, mixins = type(module), []
-    while "_mixed" in kind.__dict__:
-        mixin, kind = kind.__bases__
-        mixins.append(mixin)
+    kind, mixins = _taken_apart(type(module))
     return _empty, (kind, *reversed(mixins)), module.__dict__
 
 

@@ -72,9 +72,8 @@ def positions_to_sample(
             return None, None
         return None, (attention_mask.reshape(-1, 1) != 0).to(hidden_states.dtype)
     if attention_mask is None and hidden_states.dim() == 3 and hidden_states.shape[1] == 1:
-        return torch.arange(
-            tokens, device=device
-        ) * count // tokens, None  # no strata to tell apart
+        # One token a row: there are no strata to tell apart.
+        return torch.arange(tokens, device=device) * count // tokens, None
     if attention_mask is not None:
         real = attention_mask != 0
     else:

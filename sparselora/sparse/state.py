@@ -80,9 +80,9 @@ class SparsityState:
     def sample(self, hidden_states: Tensor, tokens: int | None) -> tuple[Tensor, Tensor | None]:
         """`sample_tokens` of the batch in hand; which they are is found out once a call, not a layer."""
         mask = self.attention_mask
-        if hidden_states.dim() == 3 and hidden_states.shape[1] == 1 and mask is not None:
-            # A last layer that is computed for first tokens, which are read whatever the mask says.
-            mask = mask if mask.shape[1] == 1 else None
+        one_each = hidden_states.dim() == 3 and hidden_states.shape[1] == 1
+        if one_each and mask is not None and mask.shape[1] > 1:
+            mask = None  # first tokens of a last layer, which are read whatever the mask says
         if torch.compiler.is_compiling():  # a shape as a key would make one graph of each
             return sample_tokens(hidden_states, mask, tokens)
         key = (hidden_states.shape[:-1], hidden_states.device, tokens)
