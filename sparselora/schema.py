@@ -14,6 +14,8 @@ from sparselora.sparse.config import SparsityConfig
 
 OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
 """Keys of `train` that do not change what a run comes to."""
+LATER_KEYS: tuple[str, ...] = ()
+"""Dotted keys that came after runs were recorded: at their default they are no part of the hash."""
 TASKS = ("classification", "causal_lm")
 PROJECTIONS = ("query", "key", "value", "output")
 
@@ -282,6 +284,14 @@ class RunConfig:
         content = {key: value for key, value in self.to_dict().items() if key not in aside}
         for key in OUTCOME_FREE_TRAIN_KEYS:
             del content["train"][key]
+        defaults = RunConfig().to_dict()
+        for key in LATER_KEYS:
+            *groups, name = key.split(".")
+            section, default = content, defaults
+            for group in groups:
+                section, default = section[group], default[group]
+            if section[name] == default[name]:
+                del section[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
