@@ -32,9 +32,10 @@ from sparselora.report.plots import PALETTE
 from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.blocks import find_blocks, get_backbone
 from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.calls import padding_mask
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.state import SparsityState, padding_mask
+from sparselora.sparse.state import SparsityState
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -115,7 +116,7 @@ def errors(overrides: Sequence[str], settings: dict[str, SparsityConfig]) -> dic
         inputs.clear()
         model(**batch)
         mask = padding_mask(backbone, (), {"attention_mask": batch["attention_mask"]})
-        state.begin_forward(mask)
+        state.enter(mask)
         real = batch["attention_mask"].flatten() != 0
         for index, (block, x) in enumerate(zip(blocks, inputs, strict=True)):
             flat = x.reshape(-1, x.shape[-1])

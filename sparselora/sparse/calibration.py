@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
+from sparselora.sparse.calls import padding_mask
 from sparselora.sparse.quantized import give_back, keep_trainable
-from sparselora.sparse.state import padding_mask
 from sparselora.sparse.tokens import output_tokens
 
 

@@ -50,6 +50,7 @@ ESTIMATORS: Mapping[str, EstimatorKind] = MappingProxyType(
     }
 )
 
+PHASE_KEYS = ("sparse_warmup_ratio", "sparse_rampup_ratio", "sparse_cooldown_ratio")
 TOKENS = ("all", "context")
 SCOPES = ("per_head", "all_heads")
 COMPENSATIONS = ("none", "mean", "lowrank")
@@ -83,13 +84,12 @@ def check_share(key: str, value: float) -> None:
 
 def check_phases(warmup: float, rampup: float, cooldown: float) -> None:
     """Raise a `UserError` unless each is a share in [0, 1) and together they leave some steps."""
-    names = ("sparse_warmup_ratio", "sparse_rampup_ratio", "sparse_cooldown_ratio")
-    for name, value in zip(names, (warmup, rampup, cooldown), strict=True):
+    for name, value in zip(PHASE_KEYS, (warmup, rampup, cooldown), strict=True):
         check_share(name, value)
     total = warmup + rampup + cooldown
     if total >= 1.0:
         raise UserError(
-            f"{' + '.join(names)} = {total:g}: together less than 1 is allowed, or no step would "
+            f"{' + '.join(PHASE_KEYS)} = {total:g}: together less than 1 is allowed, or no step would "
             "run at the sparsity asked for"
         )
 

@@ -68,7 +68,7 @@ def error_curves(
                     if ffn.kept == ffn.block.intermediate_size:
                         continue
                     ffn.training = True  # this block alone, in a model in evaluation mode
-                    with context():
+                    with context(), handle.without_gradients():
                         output = backbone(**inputs)[0][real]
                     ffn.training = False
                     errors[row, column] += (output - dense).double().square().sum().cpu()

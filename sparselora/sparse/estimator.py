@@ -5,6 +5,9 @@ and returns scores, (f,). It holds no trainable state and never enters the model
 function here, and a row of `sparselora.sparse.config.ESTIMATORS` that names it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -98,6 +101,21 @@ class RandomEstimator(nn.Module):
         if self.generator is None or self.generator.device != device:
             self.generator = torch.Generator(device=device).manual_seed(self.seed)
         return torch.rand(self.intermediate_size, generator=self.generator, device=device)
+
+
+@contextmanager
+def left_alone(scorer: nn.Module) -> Iterator[None]:
+    """Draw inside without a trace: afterwards the generators of `scorer` stand where they stood."""
+    drawn = [each for each in scorer.modules() if isinstance(each, RandomEstimator)]
+    states = [None if each.generator is None else each.generator.get_state() for each in drawn]
+    try:
+        yield
+    finally:
+        for each, state in zip(drawn, states, strict=True):
+            if state is None:
+                each.generator = None
+            elif each.generator is not None:
+                each.generator.set_state(state)
 
 
 class FixedEstimator(nn.Module):

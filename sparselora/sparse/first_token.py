@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparselora.sparse.state import argument
+from sparselora.sparse.calls import argument
 
 HELD = "_sparselora_first_token"
 """Where the last layer's modules hold a `FirstToken`."""

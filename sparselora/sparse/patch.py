@@ -18,7 +18,8 @@ from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.accelerate import Acceleration
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
-from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.calls import NoteBatch, NoteEnd, NoteLabels, state_of
+from sparselora.sparse.config import PHASE_KEYS, SparsityConfig
 from sparselora.sparse.last_layer import unshortened
 from sparselora.sparse.projections import find_attention
 from sparselora.sparse.sparse_attention import SparseAttention
@@ -30,7 +31,7 @@ from sparselora.sparse.stand_in import (
     put_back,
     sparse_output,
 )
-from sparselora.sparse.state import NoteBatch, NoteLabels, SparsityState
+from sparselora.sparse.state import SparsityState
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,15 @@ class SparsityHandle:
         for each in attention.values():
             self._swap_attention(each)
         self._acceleration.shorten(model)
-        noted: list[tuple[nn.Module, NoteBatch | NoteLabels]] = [
-            (get_called(model), NoteBatch(self.state))
+        called = get_called(model)
+        self._hooks = [
+            called.register_forward_pre_hook(NoteBatch(state), with_kwargs=True),
+            called.register_forward_hook(NoteEnd(state), always_call=True),
         ]
         if state.context_only:
-            noted.append((model, NoteLabels(self.state)))
-        self._hooks = [
-            module.register_forward_pre_hook(note, with_kwargs=True) for module, note in noted
-        ]
+            noted = NoteLabels(state)
+            self._hooks.append(model.register_forward_pre_hook(noted, with_kwargs=True))
+        state.handle = self
 
     @property
     def sparse_blocks(self) -> Mapping[str, SparseFFN]:
@@ -106,7 +108,8 @@ class SparsityHandle:
         return self.state.enabled
 
     def enable(self) -> None:
-        """Training steps are sparse from now on, at the full sparsity."""
+        """Make training steps sparse from now on, at the full sparsity."""
+        self.state.warning = None  # whoever switches knows that there is no schedule
         self._set_share(1.0)
 
     def set_step(self, step: int, total_steps: int) -> float:
@@ -120,6 +123,7 @@ class SparsityHandle:
             0 where the step is dense, 1 at the full sparsity, between the two while it rises.
         """
         share = self.config.phases(total_steps).share(step)
+        self.state.warning = None
         self._set_share(share)
         return share
 
@@ -129,18 +133,28 @@ class SparsityHandle:
         self.state.switch(share)
 
     def disable(self) -> None:
-        """Training steps are dense from now on."""
+        """Make training steps dense from now on."""
+        self.state.warning = None
         self.state.switch(0.0)
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """Dense inside, as before outside, whatever happens in between."""
-        before = self.state.enabled, self.state.share
-        self.state.enabled = False
+        """Make calls inside dense, and those after it what they were before."""
+        with self.state.dense():
+            yield
+
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """Make calls that train nothing sparse too: in evaluation mode, or under `torch.no_grad()`.
+
+        They are dense otherwise. Blocks compute sparsely where they are in training mode themselves. Such
+        a call chooses its own channels, leaves counts and kept choices alone, and draws nothing.
+        """
+        before, self.state.without_gradients = self.state.without_gradients, True
         try:
             yield
         finally:
-            self.state.enabled, self.state.share = before
+            self.state.without_gradients = before
 
     def report(self) -> list[LayerReport]:
         """A row a layer, dense ones too, in order."""
@@ -248,8 +262,7 @@ def sparsify(
             weights that train or carry more than plain LoRA, a model that is sparse already,
             calibration that is needed and not given, or that is another model's.
     """
-    hooks = get_called(model)._forward_pre_hooks.values()
-    if any(isinstance(hook, NoteBatch) for hook in hooks):
+    if state_of(model) is not None:
         raise UserError("model: sparse already; call remove() on its handle first")
     blocks = find_blocks(model)
     for block in blocks:
@@ -292,6 +305,13 @@ def sparsify(
                 attention[each.name] = made
     handle = SparsityHandle(model, blocks, sparse, state, config, attention)
     handle.enable()
+    ratios = [name for name in PHASE_KEYS if getattr(config, name)]
+    if ratios:
+        state.warning = (
+            f"{', '.join(f'{name}={getattr(config, name):g}' for name in ratios)}: without effect, since "
+            "nothing has set the step; give SparsityCallback(handle) to the Trainer, or call "
+            "handle.set_step(step, total_steps) before each step (handle.enable(): sparse at all steps)"
+        )
     return handle
 
 

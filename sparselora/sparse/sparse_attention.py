@@ -6,6 +6,7 @@ result has its full width and whatever comes between (norms of heads, rotations,
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from sparselora.sparse.attention_channels import Channels, HeadShape
 from sparselora.sparse.attention_norms import SCORED, build_norms
 from sparselora.sparse.calibration import InputMoments
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.estimator import left_alone
 from sparselora.sparse.lora import SlicedLoRAFunction, adapter_rate
 from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.projections import Attention
-from sparselora.sparse.state import SparsityState
+from sparselora.sparse.state import Call, SparsityState
 from sparselora.sparse.tokens import split_apply
 
 
@@ -28,6 +30,8 @@ from sparselora.sparse.tokens import split_apply
 class _Slice:
     """The kept rows of one map, or for output its kept columns as rows."""
 
+    chosen: Channels
+    """The choice that they are of."""
     indices: Tensor
     weight: Tensor
     """(k, d)."""
@@ -70,8 +74,7 @@ class SparseAttention:
         self.norms: nn.Module = build_norms(attention, config, moments)
         self._chosen: Channels | None = None
         self._slices: dict[str, _Slice] = {}
-        self._chosen_in: int | None = None
-        """The sparse call of the model, by its number, that the choice was made in."""
+        self._key = f"{attention.name}.attention"
         self._expires = 0
 
     @property
@@ -127,7 +130,7 @@ class SparseAttention:
         device = self.attention.maps["query"].device
         chosen = state["chosen"]
         self._chosen = None if chosen is None else Channels(*(rows.to(device) for rows in chosen))
-        self._expires, self._slices, self._chosen_in = state["expires"], {}, None
+        self._expires, self._slices = state["expires"], {}
         for name, saved in state["generators"].items():
             if saved is not None:
                 generator = torch.Generator(device=device)
@@ -139,62 +142,80 @@ class SparseAttention:
     ) -> Tensor:
         """(…, in) → (…, out), by the kept channels; of output tokens, where they are split, `whole`."""
         if role != "output":
-            self._choose(hidden_states, first=role == self.roles[0])
-        elif not self._is_current():
-            return whole(hidden_states)  # its value was in evaluation mode, and whole
-        chosen = self._chosen
-        assert chosen is not None
+            chosen = self._select(hidden_states, first=role == self.roles[0])
+        else:
+            current = self._current()
+            if current is None:
+                return whole(hidden_states)  # its value was in evaluation mode, and whole
+            chosen = current
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        y = split_apply(self.state.split, x, lambda rows: self._compute(role, rows), whole)
+        y = split_apply(self.state.split, x, lambda rows: self._compute(role, rows, chosen), whole)
         return y.view(*hidden_states.shape[:-1], y.shape[-1])
 
-    def _is_current(self) -> bool:
-        """Whether there is a choice for the call in hand."""
-        count = self.state.forward_count
-        return self._chosen is not None and (
-            self.config.kind.fixed
-            or count is None
-            or count < self._expires
-            or count == self._chosen_in
-        )
+    def _current(self) -> Channels | None:
+        """What was chosen for the call in hand; None where nothing was."""
+        call = self.state.in_hand()
+        if call.choices is not None:
+            found: Channels | None = call.choices.get(self._key)
+            return found
+        holds = self.config.kind.fixed or call.number is None or call.number < self._expires
+        return self._chosen if holds else None
 
     @torch.no_grad()
-    def _choose(self, hidden_states: Tensor, first: bool) -> None:
-        """Once in a call of the model, by the first of query, key and value that is reached.
+    def _select(self, hidden_states: Tensor, first: bool) -> Channels:
+        """The channels, chosen once in a call of the model, by the first map that is reached.
 
         Args:
-            first: whether that is known of this map; a compiled call has no number to tell by.
+            first: whether that is known of this map; a compiled call has nothing to tell by.
         """
-        self.state.check_recomputation()
-        count = self.state.forward_count
-        if count is None and self.config.estimator_every > 1:
+        call, device = self.state.in_hand(), hidden_states.device
+        if call.number is None and call.choices is None and self.config.estimator_every > 1:
             raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
-        device = hidden_states.device
+        found = self._current()
+        if call.choices is not None and found is not None and found.query.device == device:
+            return found
         there = self._chosen
-        if there is not None and there.query.device == device:
-            kept = self.kept() == (len(there.key), len(there.value))
-            anew = count is None and first and not self.config.kind.fixed
-            if kept and self._is_current() and not anew:
-                return
+        holds = self.config.kind.fixed or (
+            not first if call.number is None else call.number < self._expires
+        )
+        same = (
+            there is not None
+            and there.query.device == device
+            and self.kept() == (len(there.key), len(there.value))
+        )
+        if there is None or not (same and holds):
+            there = self._choose(hidden_states, call)
+        if call.choices is not None:
+            call.choices[self._key] = there
+        return there
+
+    def _choose(self, hidden_states: Tensor, call: Call) -> Channels:
+        device = hidden_states.device
         if any(buffer.device != device for buffer in self.norms.buffers()):
             self.norms.to(device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
         sample, weights = self.state.sample(hidden_states.detach(), tokens)
-        norms = self.norms(sample, weights)
+        with nullcontext() if call.trains else left_alone(self.norms):
+            norms = self.norms(sample, weights)
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             for norm in norms:  # over the tokens of all ranks
                 norm.square_()
                 dist.all_reduce(norm)
                 norm.sqrt_()
-        self._chosen = self.shape.choose(norms, *self.kept())
-        self._chosen_in = count
-        self._expires = 0 if count is None else count + self.config.estimator_every
-        self._slices = {}
+        chosen = self.shape.choose(norms, *self.kept())
+        if call.trains:
+            # What a batch without context chose serves no other batch.
+            alone = not (dist.is_available() and dist.is_initialized())
+            nothing = alone and call.split is not None and not call.split.context
+            every = 1 if nothing else self.config.estimator_every
+            self._expires = 0 if call.number is None else call.number + every
+            self._chosen, self._slices = chosen, {}
+        return chosen
 
-    def _compute(self, role: str, x: Tensor) -> Tensor:
+    def _compute(self, role: str, x: Tensor, chosen: Channels) -> Tensor:
         linear = self.attention.maps[role]
         adapter, bias, dtype = linear.adapter, linear.bias, linear.dtype(x)
-        kept = self._slice(role, dtype)
+        kept = self._slice(role, dtype, chosen)
         y: Tensor = SlicedLoRAFunction.apply(
             x.to(dtype),
             kept.weight,
@@ -209,21 +230,21 @@ class SparseAttention:
         return linear.returned(y, x)
 
     @torch.no_grad()
-    def _slice(self, role: str, dtype: torch.dtype) -> _Slice:
+    def _slice(self, role: str, dtype: torch.dtype, chosen: Channels) -> _Slice:
         linear = self.attention.maps[role]
         kept = self._slices.get(role)
-        if kept is not None and kept.weight.dtype == dtype and kept.merged == linear.merged:
+        same = kept is not None and kept.weight.dtype == dtype and kept.chosen is chosen
+        if kept is not None and same and kept.merged == linear.merged:
             return kept
-        indices = self._indices(role)
+        indices = self._indices(role, chosen)
         rows = linear.weight.t() if role == "output" else linear.weight
-        made = _Slice(indices, rows.index_select(0, indices).to(dtype), linear.merged)
-        if self.config.kind.fixed or self.config.estimator_every > 1:
+        made = _Slice(chosen, indices, rows.index_select(0, indices).to(dtype), linear.merged)
+        keeps = self.config.kind.fixed or self.config.estimator_every > 1
+        if keeps and chosen is self._chosen:
             self._slices[role] = made
         return made
 
-    def _indices(self, role: str) -> Tensor:
-        chosen = self._chosen
-        assert chosen is not None
+    def _indices(self, role: str, chosen: Channels) -> Tensor:
         if role == "output" or not self.attention.fused:
             kept: Tensor = getattr(chosen, role)
             return kept

@@ -1,6 +1,7 @@
 """One FFN block made sparse: chooses its channels and computes with them."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,12 @@ from sparselora.sparse.compensation import (
     mean_compensation,
 )
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.estimator import build_estimator
+from sparselora.sparse.estimator import build_estimator, left_alone
 from sparselora.sparse.ffn import SparseFFNFunction
 from sparselora.sparse.linear_map import LinearMap
 from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.selector import select_ffn_channels
-from sparselora.sparse.state import SparsityState
+from sparselora.sparse.state import Call, SparsityState
 from sparselora.sparse.tokens import split_apply
 
 
@@ -81,7 +82,9 @@ class SparseFFN:
         self.training = True
         # Tensors, since a compiled graph would take a number for a constant and compile anew.
         self._calls = torch.zeros((), dtype=torch.int64)
-        self._channels = torch.zeros((), dtype=torch.int64)
+        # Of real tokens: on the device where they are counted, so that nothing waits for it.
+        self._tokens = torch.zeros((), dtype=torch.int64, device=block.lin1.device)
+        self._computed = torch.zeros_like(self._tokens)
         self.estimator: nn.Module = build_estimator(block, config, moments)
         self._compensation = self._fit_compensation(moments)
         # What is kept from call to call is gathered once; what serves one batch is let go with it.
@@ -95,7 +98,7 @@ class SparseFFN:
 
     @property
     def calls(self) -> int:
-        """How many sparse forward passes there were, recomputed ones included."""
+        """How many sparse forward passes there were; what checkpointing recomputes is not one."""
         return int(self._calls)
 
     @property
@@ -105,10 +108,13 @@ class SparseFFN:
 
     @property
     def realised_sparsity(self) -> float | None:
-        """Share of channels left out over the calls so far, counted in the step; None before."""
-        if not self.calls:
+        """Share of channels left out, over the real tokens of all sparse calls; None before the first.
+
+        Tokens that stay dense in a sparse call are of it, padding is not.
+        """
+        if not int(self._tokens):
             return None
-        return 1.0 - int(self._channels) / (self.calls * self.block.intermediate_size)
+        return 1.0 - int(self._computed) / (int(self._tokens) * self.block.intermediate_size)
 
     def held(self) -> Iterator[Tensor]:
         """What stays from step to step beside the model's own tensors."""
@@ -127,7 +133,8 @@ class SparseFFN:
         generator = getattr(self.estimator, "generator", None)
         return {
             "calls": self._calls.clone(),
-            "channels": self._channels.clone(),
+            "tokens": self._tokens.cpu(),
+            "computed": self._computed.cpu(),
             "chosen": None if self._chosen is None else self._chosen.cpu(),
             "expires": self._expires,
             "generator": None if generator is None else generator.get_state(),
@@ -136,7 +143,9 @@ class SparseFFN:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self._calls.copy_(state["calls"])
-        self._channels.copy_(state["channels"])
+        if "tokens" in state:  # counted by calls alone before
+            self._tokens.copy_(state["tokens"])
+            self._computed.copy_(state["computed"])
         device = self.block.lin1.device
         self._chosen = None if state["chosen"] is None else state["chosen"].to(device)
         self._expires, self._slice = state["expires"], None
@@ -150,34 +159,46 @@ class SparseFFN:
         """The channels for this batch: (B, T, d) or (N, d) → (k,), sorted.
 
         Within one call of the model the choice is made once, so that a recomputation under gradient
-        checkpointing takes the same channels. Under `torch.distributed` all ranks choose alike.
+        checkpointing takes the same channels. Under `torch.distributed` all ranks choose alike. A call
+        that trains nothing leaves kept choices and generators as they were.
         """
-        self.state.check_recomputation()
-        count, kept = self.state.forward_count, self.kept_now
-        if count is None and self.config.estimator_every > 1:
+        call = self.state.in_hand()
+        found: Tensor | None = None if call.choices is None else call.choices.get(self.block.name)
+        if found is not None and found.device == hidden_states.device:
+            return found
+        count, kept = call.number, self.kept_now
+        if call.number is None and call.choices is None and self.config.estimator_every > 1:
             raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
         holds = self.config.kind.fixed or (count is not None and count < self._expires)
-        device = hidden_states.device
         there = self._chosen
-        if there is not None and holds and len(there) == kept and there.device == device:
-            return there
-        if any(buffer.device != device for buffer in self.estimator.buffers()):
-            self.estimator.to(device)
+        same = there is not None and len(there) == kept and there.device == hidden_states.device
+        if there is None or not (same and holds):
+            there = self._choose(hidden_states, kept, call)
+        if call.choices is not None:
+            call.choices[self.block.name] = there
+        return there
+
+    def _choose(self, hidden_states: Tensor, kept: int, call: Call) -> Tensor:
+        if any(buffer.device != hidden_states.device for buffer in self.estimator.buffers()):
+            self.estimator.to(hidden_states.device)
         tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
         sample, weights = self.state.sample(hidden_states.detach(), tokens)
-        scores = self.estimator(sample, weights)
+        with nullcontext() if call.trains else left_alone(self.estimator):
+            scores = self.estimator(sample, weights)
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             squares = scores.square()  # norms over the tokens of all ranks
             dist.all_reduce(squares)
             scores = squares.sqrt_()
-        self._chosen = select_ffn_channels(scores, kept)
+        chosen = select_ffn_channels(scores, kept)
+        if not call.trains:
+            return chosen
         # What a batch without context chose serves no other batch.
         alone = not (dist.is_available() and dist.is_initialized())
-        nothing = alone and self.state.split is not None and not self.state.split.context
+        nothing = alone and call.split is not None and not call.split.context
         every = 1 if nothing else self.config.estimator_every
-        self._expires = 0 if count is None else count + every
-        self._slice = None
-        return self._chosen
+        self._expires = 0 if call.number is None else call.number + every
+        self._chosen, self._slice = chosen, None
+        return chosen
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(…, d) → (…, d), without the block's dropout, which its layer applies.
@@ -185,17 +206,28 @@ class SparseFFN:
         Where the batch is split, output tokens go through the whole block.
         """
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        chosen_before = self.block.name in (self.state.in_hand().choices or ())
         # Whatever this rank's batch holds: the others choose with it.
         indices = self.select(hidden_states)
+        if not chosen_before:
+            self._count(hidden_states, indices.numel())
         y = split_apply(
             self.state.split, x, lambda context: self._compute(context, indices), self.block
         )
         return y.view(hidden_states.shape)
 
+    @torch.no_grad()
+    def _count(self, hidden_states: Tensor, kept: int) -> None:
+        if self._tokens.device != hidden_states.device:
+            self._tokens = self._tokens.to(hidden_states.device)
+            self._computed = self._computed.to(hidden_states.device)
+        sparse, dense = self.state.real_tokens(hidden_states)
+        self._calls.add_(1)
+        self._tokens.add_(sparse).add_(dense)
+        self._computed.add_(sparse, alpha=kept).add_(dense, alpha=self.block.intermediate_size)
+
     def _compute(self, x: Tensor, indices: Tensor) -> Tensor:
         """(N, d) → (N, d)."""
-        self._calls.add_(1)
-        self._channels.add_(indices.numel())
         dtype = self.block.lin1.dtype(x)
         weights = self._gather(indices, dtype)
         block, correction = self.block, weights.correction
@@ -255,7 +287,7 @@ class SparseFFN:
     @torch.no_grad()
     def _gather(self, indices: Tensor, dtype: torch.dtype) -> Slice:
         kept, block = self._slice, self.block
-        same = kept is not None and kept.lin1.dtype == dtype and kept.lin1.device == indices.device
+        same = kept is not None and kept.lin1.dtype == dtype and kept.indices is indices
         if kept is not None and same and kept.merged == block.merged:
             return kept
         lin1, lin2, gate = block.weights()
@@ -268,7 +300,7 @@ class SparseFFN:
             self._correction(indices, lin2),
             block.merged,
         ).to(dtype)
-        if self._keeps_slice:
+        if self._keeps_slice and indices is self._chosen:
             self._slice = weights
         return weights
 

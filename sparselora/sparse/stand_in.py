@@ -19,12 +19,13 @@ HELD = "_sparselora_held"
 
 
 def _enabled(state: SparsityState, module: nn.Module) -> bool:
-    if state.enabled and getattr(module, "_is_replica", False):
+    sparse = state.sparse
+    if sparse and getattr(module, "_is_replica", False):
         raise UserError(
             "model: sparse blocks cannot run under nn.DataParallel, whose replicas share them; "
             "start one process a device with torchrun (DistributedDataParallel)"
         )
-    return state.enabled
+    return sparse
 
 
 def _block_is_sparse(module: nn.Module) -> bool:
@@ -88,7 +89,7 @@ class _Projection:
 
 def is_sparse_projection(module: nn.Module) -> bool:
     """Whether this is an attention map whose channels are left out now."""
-    return isinstance(module, _Projection) and module.__dict__[HELD][0].state.enabled
+    return isinstance(module, _Projection) and module.__dict__[HELD][0].state.sparse
 
 
 def pass_through(original: nn.Module, ffn: SparseFFN) -> nn.Module:

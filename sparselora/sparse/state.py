@@ -1,18 +1,50 @@
-"""What the sparse blocks of one model share: the switch, and the batch in hand."""
+"""What the sparse blocks of one model share: the switch, and the call in hand."""
 
-import inspect
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from sparselora.errors import UserError
 from sparselora.sparse.selector import Positions, positions_to_sample, sample_tokens, take
 from sparselora.sparse.tokens import TokenSplit
 
 
+@dataclass(eq=False)
+class Call:
+    """One call of the backbone: whether it is sparse, of which batch, and what was chosen in it.
+
+    The autograd graph that a call makes keeps it, so that gradient checkpointing recomputes with what
+    the forward pass had, whatever ran in between, and a graph that is dropped takes it along.
+    """
+
+    sparse: bool
+    trains: bool = True
+    """Whether it counts: channels are kept for later calls, and generators drawn from."""
+    number: int | None = None
+    """Which sparse training call it is; None where it is compiled, or none."""
+    attention_mask: Tensor | None = None
+    """Of the tokens that are scored."""
+    split: TokenSplit | None = None
+    """None where all tokens are sparse."""
+    choices: dict[str, Any] | None = None
+    """By name of the block; None where nothing is to be found again (a compiled or a direct call)."""
+    sampled: dict[tuple[Any, ...], Positions] = field(default_factory=dict)
+    """The tokens that are scored, by shape."""
+    tokens: tuple[Tensor | int, Tensor | int] | None = None
+    """How many real tokens are sparse, and dense; None where every position is real."""
+    before: "Call | None" = None
+    """The call in hand when this one, which leaves no trace, began."""
+
+
 class SparsityState:
-    """The switch and the present batch of one sparse model."""
+    """The switch and the present call of one sparse model."""
 
     def __init__(
         self, context_only: bool = False, sink_tokens: int = 0, fixed: bool = False
@@ -24,138 +56,184 @@ class SparsityState:
         self.enabled = False
         self.share = 1.0
         """Of the way from dense to the sparsity asked for: below 1 while sparsity ramps up."""
-        self.attention_mask: Tensor | None = None
-        """Of the tokens that are scored."""
-        self.split: TokenSplit | None = None
-        """Of the batch in hand; None where all its tokens are sparse."""
+        self.without_gradients = False
+        """Whether calls that train nothing are sparse too, see `SparsityHandle.without_gradients`."""
+        self.call: Call | None = None
+        """The last call of the backbone that trains, or the one in hand; None after a switch."""
         self.labels: Tensor | None = None
         """Of the batch in hand, where they are needed."""
         self.forward_count: int | None = None
-        """Which sparse training call of the backbone is running; None before the first, or where it is
-        compiled. Dense steps and evaluation do not count, so that all ranks of a group count alike."""
-        self._sampled: dict[tuple[Any, ...], Positions] = {}
-        """The tokens that are scored in the call in hand, by shape."""
-        self._unmatched_forwards = 0
-        self._overtaken = False
-        """Whether another call took what a recomputation needs before the backward pass was there."""
-        self._backward_task = -1
+        """How many sparse training calls of the backbone there were; None before the first, or where it
+        is compiled. Dense steps and evaluation do not count, so all ranks of a group count alike."""
+        self.warning: str | None = None
+        """What the next sparse call is to warn of."""
+        self._looks_for_context = context_only
+        """Until a batch had any."""
+        self._handle: Any = None
+
+    @property
+    def handle(self) -> Any:
+        """The `SparsityHandle` of this model, where there still is one."""
+        handle = None if self._handle is None else self._handle()
+        return handle if handle is not None and handle.state is self else None
+
+    @handle.setter
+    def handle(self, handle: Any) -> None:
+        self._handle = weakref.ref(handle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, or what was pickled, is of another model: its calls and its handle are not this one's.
+        return self.__dict__ | {"_handle": None, "call": None, "labels": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SparsityState":
+        copy = object.__new__(type(self))
+        memo[id(self)] = copy
+        copy.__dict__.update(self.__getstate__())
+        return copy
+
+    @property
+    def sparse(self) -> bool:
+        """Whether what runs now is sparse."""
+        return self.enabled if self.call is None else self.call.sparse
+
+    @property
+    def split(self) -> TokenSplit | None:
+        """Of the call in hand; None where all its tokens are sparse."""
+        return None if self.call is None else self.call.split
 
     def switch(self, share: float) -> None:
-        """Dense from now on where `share` is 0; what ran before is none of the next backward's."""
+        """Make calls dense from now on where `share` is 0, and sparse to that share where it is not."""
         self.enabled, self.share = share > 0.0, share
-        self._unmatched_forwards, self._overtaken = 0, False
+        self.call = None
 
-    def begin_forward(
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Make what runs inside dense, and leave everything as it was before."""
+        before = self.enabled, self.share, self.call
+        self.enabled, self.call = False, None
+        try:
+            yield
+        finally:
+            self.enabled, self.share, self.call = before
+
+    def in_hand(self) -> Call:
+        """Return the call in hand, or one that stands for a direct call of a block."""
+        if self.call is None:
+            self.call = Call(self.enabled, number=self.forward_count)
+        return self.call
+
+    def enter(
         self,
         attention_mask: Tensor | None,
         training: bool = True,
         position_ids: Tensor | None = None,
     ) -> None:
-        """Note a call of the backbone; its mask is None where it is not one of padding.
+        """Note that the backbone is called; its mask is None where it is not one of padding.
+
+        Here alone it is decided whether the call is sparse: a reentrant checkpoint runs its first pass
+        without gradients inside the backbone, and blocks that asked for themselves would be of two
+        minds.
 
         Raises:
-            UserError: output tokens are to stay dense and the call has no label for each token.
+            UserError: output tokens are to stay dense and the call has no label for each token, or
+                checkpointing runs around the whole model.
         """
-        chooses = self.enabled and training and not self.fixed
-        if self._unmatched_forwards and (self.context_only or chooses):
-            self._overtaken = True
-        self.attention_mask, self.split, self._sampled = attention_mask, None, {}
         labels, self.labels = self.labels, None
-        if not (self.enabled and training):
+        trains = training and torch.is_grad_enabled()
+        if not trains and not (self.enabled and self.without_gradients):
+            self.call = Call(False, trains=False, before=self.call)
             return
+        if not self.enabled:
+            self.call = Call(False)
+            return
+        compiling = torch.compiler.is_compiling()
+        if not compiling and trains and torch._C._current_graph_task_id() != -1:
+            raise UserError(
+                "gradient checkpointing: the whole model is called again inside a backward pass; sparse "
+                "blocks need its layers checkpointed instead (model.gradient_checkpointing_enable())"
+            )
+        split: TokenSplit | None = None
+        tokens: tuple[Tensor | int, Tensor | int] | None = None
         if self.context_only:
             if labels is None or labels.dim() != 2:
                 raise UserError(
                     "tokens=context: the model has to be called with labels, one for each token, to "
-                    "tell output from context"
+                    "tell output from context; a trainer that computes the loss itself (a label "
+                    "smoothing factor, a loss function of its own) may have taken them out: leave that "
+                    "out, or use tokens=all"
                 )
-            self.split = TokenSplit.of(labels, attention_mask, self.sink_tokens, position_ids)
-            self.attention_mask = self.split.scored
-        if torch.compiler.is_compiling():
+            split = TokenSplit.of(labels, attention_mask, self.sink_tokens, position_ids)
+            attention_mask, tokens = split.scored, (split.scored_count, split.dense_count)
+            self._look_for_context(split)
+        elif attention_mask is not None:
+            tokens = (attention_mask.count_nonzero(), 0)
+        before = None if trains else self.call
+        self.call = Call(True, trains, None, attention_mask, split, tokens=tokens, before=before)
+        if compiling:
             self.forward_count = None
             return
-        self.forward_count = (self.forward_count or 0) + 1
-        self._unmatched_forwards += torch.is_grad_enabled()
+        self.call.choices = {}
+        if trains:
+            self.forward_count = self.call.number = (self.forward_count or 0) + 1
+            if self.warning is not None:
+                message, self.warning = self.warning, None
+                warnings.warn(message, stacklevel=2)
+
+    def leave(self, output: object) -> None:
+        """Note that the backbone's call has ended, with what it gave; None where it failed."""
+        call = self.call
+        if call is None:
+            return
+        if not call.trains:
+            self.call = call.before
+        elif call.choices is not None or not call.sparse:
+            self._tie(call, output)
+
+    def _tie(self, call: Call, output: object) -> None:
+        """Have the backward pass of a call begin with that call in hand."""
+        if torch.compiler.is_compiling():
+            return  # a graph that is compiled is recomputed by the compiler, not by this code
+
+        def take_up(_: Tensor) -> None:
+            self.call = call
+
+        for tensor in pytree.tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(take_up)
+
+    def _look_for_context(self, split: TokenSplit) -> None:
+        if not self._looks_for_context:
+            return
+        self._looks_for_context = False
+        if not split.scored_count and not torch.compiler.is_compiling():
+            warnings.warn(
+                "tokens=context: every token of the first batch has a label, so that all of them are "
+                "computed densely and nothing is saved; label the completion alone (−100 elsewhere), or "
+                "use tokens=all",
+                stacklevel=2,
+            )
 
     def sample(self, hidden_states: Tensor, tokens: int | None) -> tuple[Tensor, Tensor | None]:
         """`sample_tokens` of the batch in hand; which they are is found out once a call, not a layer."""
-        mask = self.attention_mask
-        one_each = hidden_states.dim() == 3 and hidden_states.shape[1] == 1
-        if one_each and mask is not None and mask.shape[1] > 1:
+        call = self.in_hand()
+        mask = call.attention_mask
+        if is_first_token_alone(hidden_states) and mask is not None and mask.shape[1] > 1:
             mask = None  # first tokens of a last layer, which are read whatever the mask says
         if torch.compiler.is_compiling():  # a shape as a key would make one graph of each
             return sample_tokens(hidden_states, mask, tokens)
         key = (hidden_states.shape[:-1], hidden_states.device, tokens)
-        if key not in self._sampled:
-            self._sampled[key] = positions_to_sample(hidden_states, mask, tokens)
-        return take(hidden_states, self._sampled[key])
+        if key not in call.sampled:
+            call.sampled[key] = positions_to_sample(hidden_states, mask, tokens)
+        return take(hidden_states, call.sampled[key])
 
-    def check_recomputation(self) -> None:
-        """Refuse a recomputation, under gradient checkpointing, whose forward call is not known.
-
-        Raises:
-            RuntimeError: inside a backward pass that several forward calls went before, or whose
-                own was not the last call of the model.
-        """
-        if torch.compiler.is_compiling():
-            return  # a graph that is compiled is recomputed by the compiler, not by this code
-        task = torch._C._current_graph_task_id()
-        if task in (-1, self._backward_task):
-            return
-        if self._unmatched_forwards > 1:
-            raise RuntimeError(
-                f"gradient checkpointing: {self._unmatched_forwards} forward calls before one "
-                "backward pass; sparse blocks need a backward pass after each"
-            )
-        if self._overtaken:
-            raise RuntimeError(
-                "gradient checkpointing: another call of the model came between a forward pass and its "
-                "backward pass; sparse blocks need the backward pass first"
-            )
-        self._backward_task, self._unmatched_forwards = task, 0
+    def real_tokens(self, hidden_states: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """How many of a block's tokens are sparse, and dense; padding is neither."""
+        call = self.in_hand()
+        if call.tokens is None or is_first_token_alone(hidden_states):
+            return hidden_states.shape[:-1].numel(), 0
+        return call.tokens
 
 
-def padding_mask(
-    backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
-    """The (batch, length) attention mask among a backbone's arguments; None where there is none."""
-    mask = argument(backbone, "attention_mask", args, kwargs)
-    return mask if mask is not None and mask.dim() == 2 else None
-
-
-def argument(
-    module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
-    """One argument of a call of `module`, however it is given; None where it is not."""
-    if name in kwargs or not args:
-        given: Tensor | None = kwargs.get(name)
-        return given
-    bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-    return bound.get(name)
-
-
-class NoteBatch:
-    """Forward pre-hook of the backbone: tells the sparse blocks which batch is in hand.
-
-    An object and not a closure, so that a deep copy of the model gets a hook and a state of its own.
-    """
-
-    def __init__(self, state: SparsityState) -> None:
-        self.state = state
-
-    def __call__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.state.begin_forward(
-            padding_mask(backbone, args, kwargs),
-            backbone.training,
-            argument(backbone, "position_ids", args, kwargs) if self.state.context_only else None,
-        )
-
-
-class NoteLabels:
-    """Forward pre-hook of the whole model, which is what is called with labels."""
-
-    def __init__(self, state: SparsityState) -> None:
-        self.state = state
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.state.labels = argument(model, "labels", args, kwargs)
+def is_first_token_alone(hidden_states: Tensor) -> bool:
+    """Whether these are (B, 1, d): rows of one token, as a last layer may have them."""
+    return hidden_states.dim() == 3 and hidden_states.shape[1] == 1

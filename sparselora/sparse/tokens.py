@@ -29,7 +29,11 @@ class TokenSplit:
     inverse: Tensor
     """(B · T,): puts what is in that order back."""
     context: int
-    """How many are context."""
+    """How many are context, padding among them."""
+    scored_count: int
+    """How many are real and context."""
+    dense_count: int
+    """How many are output: real by definition."""
 
     @classmethod
     def of(
@@ -51,11 +55,15 @@ class TokenSplit:
         dense, real = output_tokens(labels, attention_mask, sink_tokens, position_ids)
         # Stable, so that each side keeps its order and gathers walk forward in memory.
         order = dense.reshape(-1).to(torch.uint8).argsort(stable=True)
+        scored = real & ~dense
+        counts = torch.stack([scored.sum(), dense.sum()]).tolist()  # one wait for both
         return cls(
-            scored=real & ~dense,
+            scored=scored,
             order=order,
             inverse=order.argsort(),
-            context=dense.numel() - int(dense.sum()),
+            context=dense.numel() - counts[1],
+            scored_count=counts[0],
+            dense_count=counts[1],
         )
 
 

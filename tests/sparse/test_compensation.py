@@ -59,7 +59,7 @@ def test_it_adds_what_its_model_of_the_left_out_says(model_type: str, estimator:
             CONFIG, estimator=estimator, compensation=compensation, compensation_rank=6
         )
         ffn = SparseFFN(block, config, 15, SparsityState(), moments)
-        ffn.state.begin_forward(None)
+        ffn.state.enter(None)
         got = ffn.forward(x)
         gaps[compensation] = float((got - dense).norm() / dense.norm())
         if compensation == "mean":

@@ -2,7 +2,6 @@ import copy
 import pickle
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import peft
 import pytest
@@ -19,7 +18,6 @@ from sparselora.sparse.calibration import calibrate
 from sparselora.sparse.mixed import sharing
 from sparselora.sparse.stand_in import HELD
 from tests.conftest import tiny_batch, tiny_config, tiny_model
-from tests.sparse.test_ffn import assert_all_close
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
 
@@ -216,43 +214,6 @@ def test_one_stand_in_in_evaluation_mode_takes_the_block_along(model_type: str) 
             module.eval()
     expected = tiny_model(model_type)(**tiny_batch()).logits
     torch.testing.assert_close(model(**tiny_batch()).logits, expected)
-
-
-def test_checkpointing_refuses_two_forwards_before_one_backward() -> None:
-    # The choice and the mask of the first forward are gone by then: its gradients came out wrong.
-    model = tiny_model("bert")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    sparsify(model, CONFIG)
-    one, two = tiny_batch(4, 9), tiny_batch(3, 7)
-    for _ in range(3):
-        model(**one).loss.backward()
-    loss = model(**one).loss + model(**two).loss
-    with pytest.raises(RuntimeError, match="2 forward calls before one backward"):
-        loss.backward()
-
-
-def checkpointed(between: str, **settings: Any) -> dict[str, torch.Tensor]:
-    """Gradients of one step, with a call of another kind before the backward pass."""
-    model = tiny_model("bert")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    sparsify(model, replace(CONFIG, **settings), calibration=tiny_batch())
-    loss = model(**tiny_batch(4, 9)).loss
-    if between:
-        model.train(between == "training")
-        with torch.no_grad():
-            model(**tiny_batch(3, 7))
-        model.train()
-    loss.backward()
-    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-
-def test_checkpointing_and_another_call_before_the_backward_pass() -> None:
-    # A reference model's pass without gradients changed the channels that were recomputed with.
-    with pytest.raises(RuntimeError, match="another call of the model came between"):
-        checkpointed("training")
-    assert_all_close(checkpointed("evaluation"), checkpointed(""))
-    fixed = {"estimator": "static"}
-    assert_all_close(checkpointed("training", **fixed), checkpointed("", **fixed))
 
 
 def test_checkpointing_after_a_dense_start() -> None:
