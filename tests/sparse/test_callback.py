@@ -6,8 +6,8 @@ import torch
 import transformers
 from torch.utils.data import Dataset
 
-from sparselora import SparsityCallback, SparsityConfig, sparsify
-from tests.conftest import tiny_batch, tiny_model
+from sparselora import SparsityCallback, sparsify
+from tests.conftest import plain, tiny_batch, tiny_model
 
 
 class Rows(Dataset):
@@ -26,7 +26,7 @@ class Rows(Dataset):
 
 def trainer_of(folder: Path, **changes: float) -> tuple[transformers.Trainer, object]:
     model = tiny_model("bert")
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, **changes))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6, **changes))
     arguments = transformers.TrainingArguments(
         str(folder),
         max_steps=10,
