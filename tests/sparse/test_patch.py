@@ -162,9 +162,11 @@ def test_what_cannot_be_sliced_is_refused() -> None:
     two.base_model.set_adapter(["default", "other"])
     with pytest.raises(UserError, match="one is allowed"):
         sparsify(two, CONFIG)
-    plain = transformers.BertForSequenceClassification(tiny_model("bert").get_base_model().config)
+    unadapted = transformers.BertForSequenceClassification(
+        tiny_model("bert").get_base_model().config
+    )
     with pytest.raises(UserError, match=r"weight trains.*get_peft_model"):
-        sparsify(plain, CONFIG)
+        sparsify(unadapted, CONFIG)
     with pytest.raises(UserError, match="chunk_size_feed_forward=2"):
         sparsify(tiny_model("bert", chunk_size_feed_forward=2), CONFIG)
     with pytest.raises(UserError, match="svd_rank=30"):
