@@ -4,7 +4,6 @@ Hydra merges `conf/` and the command line into `RunConfig`; `parse_config` turns
 Whether a setting is without effect is judged on the keys the user set, never on what presets hold.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
@@ -18,6 +17,7 @@ from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
 from sparselora.schema import PROJECTIONS, TASKS, Quantization, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
+from sparselora.suggest import unknown_key
 
 if TYPE_CHECKING:
     from sparselora.sparse.blocks import ModelShape
@@ -192,24 +192,6 @@ def _unknown_keys(config: DictConfig, schema: Any, prefix: str = "") -> list[str
         elif is_dataclass(known[name]):
             unknown += _unknown_keys(config[name], known[name], f"{prefix}{name}.")
     return unknown
-
-
-def unknown_key(key: str) -> str:
-    """The message for a key that the schema does not have, with the nearest that it has."""
-    parent, _, last = key.rpartition(".")
-    kind: Any = RunConfig()
-    for part in filter(None, parent.split(".")):
-        kind = getattr(kind, part, None)
-    if not is_dataclass(kind):
-        kind, parent, last = RunConfig(), "", key
-    allowed = [field.name for field in fields(kind)]
-    if not parent:
-        allowed.append("experiment")
-    close = difflib.get_close_matches(last, allowed, n=1)
-    prefix = f"{parent}." if parent else ""
-    hint = f"; did you mean {prefix}{close[0]}?" if close else ";"
-    where = f" in {parent}" if parent else ""
-    return f"{key}: unknown key{hint} allowed{where}: {', '.join(allowed)}"
 
 
 def _numbers(value: Any, key: str = "") -> list[tuple[str, float]]:

@@ -11,6 +11,7 @@ from omegaconf import MISSING, OmegaConf
 
 from sparselora.schedule import Phases
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.named import UNSAID
 
 OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
 """Keys of `train` that do not change what a run comes to."""
@@ -118,11 +119,11 @@ class ScheduleConfig:
 @dataclass
 class EstimatorConfig:
     name: str = MISSING
-    tokens: int | None = 128
+    tokens: int | None = UNSAID["estimator_tokens"]
     """Tokens of a batch that are scored, first and last ones in strata of their own; null: all."""
-    weighted: bool = False
+    weighted: bool = UNSAID["estimator_weighted"]
     """Whether scores are multiplied by the norms of lin2's columns."""
-    every: int = 1
+    every: int = UNSAID["estimator_every"]
     """Forward passes from one choice of channels to the next."""
 
 
@@ -130,7 +131,7 @@ class EstimatorConfig:
 class CompensationConfig:
     name: str = MISSING
     """none, mean, lowrank."""
-    rank: int = 8
+    rank: int = UNSAID["compensation_rank"]
     """Of the map that `lowrank` fits."""
 
 

@@ -14,13 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from sparselora import SparsityCallback, SparsityConfig, UserError, sparsify
+from sparselora import SparsityCallback, UserError, sparsify
 from sparselora.sparse.callback import from_plain, to_plain
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_model
 
-CONFIG = SparsityConfig(
-    rule="uniform", estimator="svd", svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=0.0
-)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)
 
 
 class Rows(Dataset):
@@ -97,7 +95,7 @@ SETTINGS = {
 
 def resumable(folder: Path, settings: dict[str, object], **arguments: object) -> Any:
     model = tiny_model("bert", dropout=0.1)
-    config = SparsityConfig(**{"ffn_sparsity": 0.6, "rule": "uniform"} | settings)
+    config = plain(**{"ffn_sparsity": 0.6} | settings)
     handle = sparsify(model, config, calibration=tiny_batch())
     arguments = transformers.TrainingArguments(
         str(folder),

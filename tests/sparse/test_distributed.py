@@ -9,12 +9,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from sparselora import SparsityConfig, sparsify
-from tests.conftest import tiny_batch, tiny_model
+from sparselora import sparsify
+from tests.conftest import plain, tiny_batch, tiny_model
 
 CONFIGS = {
-    "svd": SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None),
-    "static": SparsityConfig(
+    "svd": plain(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None),
+    "static": plain(
         estimator="static", ffn_sparsity=0.6, compensation="lowrank", compensation_rank=3
     ),
 }
