@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparselora.effects import check_dense_effects, check_effects, without_effect
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
-from sparselora.schema import PROJECTIONS, TASKS, Quantization, RunConfig, TrainConfig
+from sparselora.schema import PROJECTIONS, QUOTINGS, TASKS, Quantization, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
 from sparselora.suggest import unknown_key
 
@@ -52,6 +52,7 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
             f"model.quantization={run.model.quantization.name}: needs the package bitsandbytes "
             "(pip install 'sparselora[qlora]'); none is allowed without it"
         )
+    check_choice("data.quoting", run.data.quoting, QUOTINGS)
     _check_templates(run)
     for projection in run.lora.projections:
         check_choice("lora.projections", projection, PROJECTIONS)
@@ -136,12 +137,13 @@ def _check_templates(run: RunConfig) -> None:
                 f"tokens=context: task={run.task.name} has no output tokens; all is allowed"
             )
         return
-    for name in ("prompt_template", "completion_template"):
-        if getattr(run.data, name) is None:
-            raise UserError(
-                f"data.{name}=null: task=causal_lm needs one; columns of the data stand in braces, "
-                f"as in '{{{run.data.text_column}}}'"
-            )
+    given = {name: getattr(run.data, name) for name in ("prompt_template", "completion_template")}
+    if run.data.messages_column is None and None in given.values() and any(given.values()):
+        name = next(name for name, template in given.items() if template is None)
+        raise UserError(
+            f"data.{name}=null: is needed beside the other template; columns of the data stand in "
+            f"braces, as in '{{{run.data.text_column}}}'"
+        )
 
 
 def _with_rank() -> str:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit, evaluation_batches
-from sparselora.data import Split
 from sparselora.f1 import f1_score
 from sparselora.lock import DeviceLock
+from sparselora.splits import Split
 
 
 class Evaluation(Protocol):

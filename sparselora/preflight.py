@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     for _, run in jobs:
         asked = (run.data, run.measure.test)
         if run.bench.seq_len is None and asked not in checked:
-            load_run_data(run)
+            for note in load_run_data(run).notes:
+                print(f"note: {note}", file=sys.stderr)
             checked.append(asked)
     # Sizes of the model come last: they take transformers, and may take a download.
     for overrides, run in jobs:

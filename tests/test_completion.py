@@ -15,9 +15,10 @@ from sparselora.completion import (
     labelled_positions,
     tokenize_completions,
 )
-from sparselora.data import Split, template_end
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
+from sparselora.splits import Split
+from sparselora.templates import template_end
 from tests.conftest import word_tokenizer
 from tests.sparse.test_ffn import assert_all_close
 from tests.sparse.test_tokens import DECODERS, completions, tiny_decoder
