@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
 from sparselora import __version__
 from sparselora.errors import UserError
-from sparselora.suggest import suggestions
+from sparselora.paths import CONF
+from sparselora.suggest import kind_of, suggestions
 
 COMMANDS = ("run", "bench", "report")
 _SWEEPS_ALONE = (
@@ -99,42 +100,69 @@ def parse_overrides(lines: Sequence[str], parser: OverridesParser) -> list[Overr
 def check_mode(parsed: Sequence[Override], multirun: bool) -> None:
     """Raise a `UserError` where what was asked for needs `-m`, or has no effect beside it."""
     modes = [str(each.value()) for each in parsed if each.key_or_group == "hydra.mode"]
-    keys = {each.key_or_group for each in parsed}
+    keys = [str(each.key_or_group) for each in parsed]
     if multirun:
         if "hydra.run.dir" in keys and "hydra.sweep.dir" not in keys:
             raise UserError("hydra.run.dir: without effect beside -m; give hydra.sweep.dir")
+        for each in parsed:
+            key = str(each.key_or_group)
+            if each.is_sweep_override() and keys.count(key) > 1:
+                raise UserError(
+                    f"{each.input_line}: {key} is given twice; once is allowed in a grid"
+                )
         return
     for each in parsed:
         key, line = str(each.key_or_group), str(each.input_line)
         if each.is_sweep_override():
-            raise UserError(f"{line}: several values are a grid, which takes -m; {_as_one(each)}")
+            raise UserError(f"{line}: several values are a grid, which takes -m{_as_one(each)}")
         if key == "sweep" and "RUN" not in modes:
-            raise UserError(f"{line}: takes -m (python -m sparselora.run -m {line})")
+            raise UserError(f"{line}: takes -m, as in: -m +{line.lstrip('+')}")
         if key.startswith(_SWEEPS_ALONE):
             raise UserError(f"{line}: without effect but in a grid or search; add -m")
+
+
+def check_options(parsed: Sequence[Override]) -> None:
+    """Raise a `UserError` where a group is given something else than the name of one option."""
+    for each in parsed:
+        key, line = str(each.key_or_group), str(each.input_line)
+        if not key:
+            raise UserError(f"{line}: KEY=VALUE is allowed")
+        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        if "/" in key or not options or each.is_delete() or each.is_sweep_override():
+            continue
+        if not isinstance(each.value(), str | QuotedString):
+            none = "; or leave it out" if key == "experiment" else ""
+            raise UserError(f"{line}: one of {', '.join(options)} is allowed{none}")
 
 
 def _as_one(override: Override) -> str:
     # How the same characters are written where one value is meant.
     key, _, value = str(override.input_line).partition("=")
-    both = f"{key}=[{value}]", shlex.quote(f'{key}="{value}"')
-    return f"a list is {shlex.quote(both[0])}, a text {both[1]}"
+    kind = kind_of(str(override.key_or_group))
+    if "list" in kind and "(" not in value:
+        return f"; a list is {shlex.quote(f'{key}=[{value}]')}"
+    return f"; a text is {shlex.quote(_quoted(key, value))}" if "str" in kind else ""
+
+
+def _quoted(key: str, value: str) -> str:
+    escaped = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def _how_to_write(line: str, reason: str, parser: OverridesParser) -> str:
     key, equals, value = line.partition("=")
     if not equals:
         return _not_a_setting(line)
-    why = reason.splitlines()[0].strip() if reason.strip() else "not in Hydra's grammar"
-    escaped = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
-    quoted = f'{key}="{escaped}"'
+    lines = [each.strip() for each in reason.splitlines()[1:] if "Lexer" not in each]
+    why = lines[0] if lines and "^" not in lines[0] and "See http" not in lines[0] else ""
+    quoted = _quoted(key, value)
     try:
         parser.parse_overrides([quoted])
     except HydraException:
-        return f"{line}: {why}; KEY=VALUE is allowed"
+        return f"{line}: KEY=VALUE is allowed" + (f" ({why})" if why else "")
     return (
-        f"{line}: {why}; a value with such characters stands in quotes of two kinds: "
-        f"{shlex.quote(quoted)}"
+        f"{line}: cannot be read{f' ({why})' if why else ''}; a value with such characters stands in "
+        f"quotes of two kinds: {shlex.quote(quoted)}"
     )
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -212,6 +213,17 @@ def _positive(key: str, value: float | None) -> None:
         raise UserError(f"{key}={value:g}: a finite number over 0 is allowed")
 
 
+def _path(key: str, value: str | None) -> None:
+    if value is None:
+        return
+    if not value.strip():
+        raise UserError(f"{key}={value}: a file, folder or name is needed")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={value}: there is no such user's home on this machine") from error
+
+
 def _device(key: str, value: str) -> None:
     kind, _, index = value.partition(":")
     plain = value in ("auto", "cpu", "cuda")
@@ -256,4 +268,5 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
         ),
     ),
     (_device, ("train.device",)),
+    (_path, ("data.path", "model.name_or_path", "model.gguf_file", "train.resume")),
 )

@@ -38,12 +38,17 @@ def config_flags(job: Any) -> list[str]:
         job: Hydra's own part of a job's config.
     """
     flags = []
+    searched = []
     for source in job.runtime.config_sources:
         if source.provider == "command-line":
             flags += ["--config-dir", source.path]
+        elif source.provider == "hydra.searchpath in command-line":
+            searched.append(f"{source.schema}://{source.path}")
         elif source.provider == "main" and source.path != os.fspath(CONF):
             scheme = "" if source.schema == "file" else f"{source.schema}://"
             flags += ["--config-path", f"{scheme}{source.path}"]
     if job.job.config_name not in (None, "config"):
         flags += ["--config-name", str(job.job.config_name)]
+    if searched:
+        flags.append(f"hydra.searchpath=[{','.join(searched)}]")
     return flags

@@ -5,7 +5,9 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,14 +22,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparselora.checks import check_shape, load_run_data, parse_job, user_keys
-from sparselora.command_line import check_mode, parse_overrides
+from sparselora.command_line import check_mode, check_options, parse_overrides
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
 from sparselora.paths import CONF, PACKAGE
 from sparselora.record import BENCH_NAME, RECORD_NAME
 from sparselora.schema import DataConfig, RunConfig
 from sparselora.search.config import TARGET as SEARCH
+from sparselora.search.config import SearchConfig
 
+if TYPE_CHECKING:
+    from sparselora.search.space import Check
+
+_SAMPLER = "hydra/sweeper/sampler"
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
@@ -124,15 +131,26 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
     modes = [str(item.value()) for item in parsed if item.key_or_group == "hydra.mode"]
     multirun = multirun or modes[-1:] == ["MULTIRUN"]
     check_mode(parsed, multirun)
+    check_options(parsed)
     fixed = [str(item.input_line) for item in parsed if not item.is_sweep_override()]
-    base = _compose(name, fixed if multirun else overrides)
-    _make_output_folder(base, multirun)
     tasks = _tasks(overrides)
+    try:
+        base = _compose(name, fixed if multirun else overrides)
+    except HydraException as error:
+        _check_sampler_is_there(name, fixed, tasks, error)
+        raise
+    for place in OmegaConf.select(base, "hydra.searchpath") or []:
+        folder = str(place).removeprefix("file://")
+        if "://" not in folder and not Path(folder).is_dir():
+            raise UserError(f"hydra.searchpath={place}: no such folder")
+    _make_output_folder(base, multirun)
     if not multirun:
         return [(tasks, parse_job(base, tasks))]
     sweeper = base.hydra.sweeper
     hydra_lines = [item for item in fixed if _hydra(item)]
     if sweeper._target_ == SEARCH:
+        for key in sorted(set(map(str, sweeper)) - {field.name for field in fields(SearchConfig)}):
+            raise UserError(f"hydra.sweeper.{key}: unknown key; a search has none of that name")
         return _search_jobs(name, sweeper, base.hydra.launcher._target_, tasks, hydra_lines)
     if sweeper._target_ != _BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
@@ -144,8 +162,20 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
             )
         unswept = _tasks(fixed)
         return [(unswept, parse_job(base, unswept))]
+    for key in map(str, sweeper):
+        if key not in ("_target_", "max_batch_size", "params"):
+            raise UserError(f"hydra.sweeper.{key}: a grid has none; add hydra/sweeper=search")
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
+    if not any(batches):
+        given = [str(item.input_line) for item in parsed if item.is_sweep_override()]
+        raise UserError(f"{' '.join(given)}: matches nothing, so no run is left")
+    subdir = str(OmegaConf.to_container(base.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
+    if "${" not in subdir and sum(map(len, batches)) > 1:
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: one folder for all runs of the grid; one of its own for each, "
+            "such as ${hydra.job.num}, is needed"
+        )
     return [
         (job, parse_job(_compose(name, [*hydra_lines, *job]), job))
         for batch in batches
@@ -157,6 +187,12 @@ def _search_jobs(
     name: str, sweeper: DictConfig, launcher: str, tasks: list[str], hydra_lines: list[str]
 ) -> list[tuple[list[str], RunConfig]]:
     from sparselora.search.check import check_search
+
+    check = _search_check(name, hydra_lines)
+    return [(job, check(job)[0]) for job in check_search(sweeper, launcher, tasks, check)]
+
+
+def _search_check(name: str, hydra_lines: list[str]) -> "Check":
     from sparselora.search.space import remembered
 
     @remembered
@@ -164,7 +200,26 @@ def _search_jobs(
         run = parse_job(_compose(name, [*hydra_lines, *overrides]), overrides)
         return run, check_shape(run, user_keys(overrides))
 
-    return [(job, check(job)[0]) for job in check_search(sweeper, launcher, tasks, check)]
+    return check
+
+
+def _check_sampler_is_there(
+    name: str, fixed: list[str], tasks: list[str], error: HydraException
+) -> None:
+    """Raise a `UserError` where `error` is of an unknown sampler of a search; Hydra lists all it has."""
+    asked = [item for item in fixed if item.startswith(f"{_SAMPLER}=")]
+    if not asked or f"'{_SAMPLER}/" not in str(error):
+        return
+    rest = [item for item in fixed if item not in asked]
+    sweeper = _compose(name, rest).hydra.sweeper
+    if sweeper._target_ == SEARCH:
+        from sparselora.search.samplers import samplers_taken
+        from sparselora.search.space import Space
+
+        space = Space.parse(sweeper.params or {}, tasks)
+        check = _search_check(name, [item for item in rest if _hydra(item)])
+        allowed = ", ".join(samplers_taken(sweeper, space, check))
+        raise UserError(f"{asked[-1]}: unknown; one of {allowed} is allowed") from error
 
 
 def _tasks(overrides: Sequence[str]) -> list[str]:

@@ -56,6 +56,17 @@ def known_keys() -> list[str]:
     return [*_keys(RunConfig()), *_groups(), "experiment"]
 
 
+def kind_of(key: str) -> str:
+    """Return what a key's value is declared as in the schema, empty for a key that it does not have."""
+    kind: Any = RunConfig()
+    *groups, name = key.split(".")
+    for group in groups:
+        kind = getattr(kind, group, None)
+    if not is_dataclass(kind):
+        return ""
+    return next((str(field.type) for field in fields(kind) if field.name == name), "")
+
+
 def unknown_key(key: str) -> str:
     """Return the message for a key that the schema does not have, with those that may be meant."""
     plain = key.replace("/", ".")
