@@ -19,13 +19,13 @@ from sparselora.sparse.gated_ffn import fast_ffn
 from sparselora.sparse.last_layer import LastLayer
 from sparselora.sparse.lora import fast_lora
 from sparselora.sparse.loss import causal_lm_loss
-from sparselora.sparse.mixed import new_owner, owned, put_on, take_off, unmixed
+from sparselora.sparse.mixed import mixin_of, new_owner, owned, put_on, take_off, unmixed
 from sparselora.sparse.norm import fast_norm
 from sparselora.sparse.quantized import give_back, keep_trainable
 from sparselora.sparse.rotary import fast_rotary
 
 FAMILIES = (fast_lora, fast_dropout, fast_norm, fast_rotary, fast_ffn)
-"""Each says what is mixed into a class; None into one that is not of its kind, or a subclass of it."""
+"""Each says what stands in for a class; None for one that is not of its kind, or a subclass of it."""
 
 
 class Acceleration:
@@ -51,10 +51,10 @@ class Acceleration:
         losses = [each for each in self._model.modules() if _has_plain_loss(each)]
         for module in self._model.modules():
             kind = unmixed(type(module))
-            mixin = next((found for family in FAMILIES if (found := family(kind))), None)
-            if mixin is not None:
+            fast = next((found for family in FAMILIES if (found := family(kind))), None)
+            if fast is not None:
                 self._modules.append(module)
-                put_on(module, mixin, self._owner)
+                put_on(module, mixin_of(fast), self._owner)
         attention.register()
         for config in _configs(self._model):
             if config._attn_implementation_internal == "sdpa":
@@ -67,11 +67,15 @@ class Acceleration:
             holder.loss_function = causal_lm_loss
         self._last_layer = LastLayer(self._model)
 
-    def remove(self) -> None:
-        """Make every module what it was, wherever it is now, with what it has learnt since."""
+    def lengthen(self) -> None:
+        """Compute the last layer whole again."""
         if self._last_layer is not None:
             self._last_layer.remove()
             self._last_layer = None
+
+    def remove(self) -> None:
+        """Make every module what it was, wherever it is now, with what it has learnt since."""
+        self.lengthen()
         for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
             take_off(module, self._owner)
         self._modules = []

@@ -102,6 +102,6 @@ class _Fast:
 FastDropout = mixed(_Fast, nn.Dropout)
 
 
-def fast_dropout(kind: type[nn.Module]) -> type | None:
-    """What is mixed into a dropout; None where it is of another class."""
-    return _Fast if kind is nn.Dropout else None
+def fast_dropout(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for a dropout; None where it is of another class."""
+    return FastDropout if kind is nn.Dropout else None

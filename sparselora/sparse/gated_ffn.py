@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.ffn import SparseFFNFunction
-from sparselora.sparse.mixed import is_bare
+from sparselora.sparse.mixed import is_bare, mixed
 
 CLASSES = frozenset(
     f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
@@ -46,6 +46,6 @@ def _is_frozen(linear: nn.Module) -> bool:
     return type(linear) is nn.Linear and not linear.weight.requires_grad and is_bare(linear)
 
 
-def fast_ffn(kind: type[nn.Module]) -> type | None:
-    """What is mixed into an FFN of class `kind`; None where it is none of `CLASSES`."""
-    return _FastFFN if kind.__name__ in CLASSES else None
+def fast_ffn(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for an FFN of class `kind`; None where it is none of `CLASSES`."""
+    return mixed(_FastFFN, kind) if kind.__name__ in CLASSES else None

@@ -217,9 +217,9 @@ class _FastLora:
 FastLoraLinear = mixed(_FastLora, LoraLinear)
 
 
-def fast_lora(kind: type[nn.Module]) -> type | None:
-    """What is mixed into PEFT's LoRA layer; None where it is of another class."""
-    return _FastLora if kind is LoraLinear else None
+def fast_lora(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for PEFT's LoRA layer; None where it is of another class."""
+    return FastLoraLinear if kind is LoraLinear else None
 
 
 def _is_plain(layer: LoraLinear, x: Tensor) -> bool:

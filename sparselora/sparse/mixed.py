@@ -48,12 +48,22 @@ def unmixed(kind: type[nn.Module]) -> type[nn.Module]:
     return _taken_apart(kind)[0]
 
 
+def mixin_of(kind: type[nn.Module]) -> type:
+    """Return what `mixed` put first in a class."""
+    mixin: type = kind.__bases__[0]
+    return mixin
+
+
+def sharing(original: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Return a module of class `kind` with the very state of `original`."""
+    view = kind.__new__(kind)
+    object.__setattr__(view, "__dict__", original.__dict__)
+    return view
+
+
 def plain_view(module: nn.Module) -> nn.Module:
     """Return a module of the class without mixins that shares the very state of this one."""
-    kind = unmixed(type(module))
-    view = kind.__new__(kind)
-    object.__setattr__(view, "__dict__", module.__dict__)
-    return view
+    return sharing(module, unmixed(type(module)))
 
 
 def put_on(module: nn.Module, mixin: type, owner: int) -> None:

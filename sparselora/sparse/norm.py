@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sparselora.sparse.mixed import mixed
+
 CLASSES = frozenset(
     f"{name}RMSNorm" for name in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3", "SmolLM3")
 )
@@ -62,6 +64,6 @@ class _FastNorm:
         return output
 
 
-def fast_norm(kind: type[nn.Module]) -> type | None:
-    """What is mixed into a norm of class `kind`; None where it is none of `CLASSES`."""
-    return _FastNorm if kind.__name__ in CLASSES else None
+def fast_norm(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for a norm of class `kind`; None where it is none of `CLASSES`."""
+    return mixed(_FastNorm, kind) if kind.__name__ in CLASSES else None

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sparselora.sparse.mixed import mixed
+
 CLASSES = frozenset(
     f"{name}Attention" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 )
@@ -106,7 +108,7 @@ def _rebound(forward: FunctionType, original: Callable[..., Any]) -> FunctionTyp
     return fast
 
 
-def fast_rotary(kind: type[nn.Module]) -> type | None:
-    """What is mixed into an attention of class `kind`; None where it is none of `CLASSES`."""
+def fast_rotary(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for an attention of class `kind`; None where it is none of `CLASSES`."""
     of_transformers = kind.__module__.startswith("transformers.models.")
-    return _FastRotary if of_transformers and kind.__name__ in CLASSES else None
+    return mixed(_FastRotary, kind) if of_transformers and kind.__name__ in CLASSES else None

@@ -15,6 +15,8 @@ from sparselora.sparse import selector, state
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.mixed import sharing
+from sparselora.sparse.stand_in import HELD
 from tests.conftest import tiny_batch, tiny_config, tiny_model
 
 CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
@@ -181,7 +183,12 @@ def test_patched_model_moves_and_copies_with_its_parameters() -> None:
 
 
 def find_unpatched(model: nn.Module) -> list:
-    return find_blocks(copy.deepcopy(model))
+    handle_free = copy.deepcopy(model)
+    for module in list(handle_free.modules()):
+        for name, child in list(module.named_children()):
+            if HELD in child.__dict__:
+                setattr(module, name, sharing(child, type(child).__bases__[1]))
+    return find_blocks(handle_free)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

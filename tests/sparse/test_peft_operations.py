@@ -107,8 +107,9 @@ def inject(model: Any, model_type: str, tmp_path: Path) -> Any:
     peft.inject_adapter_in_model(lora(model_type), model.get_base_model(), "injected")
     for module in model.modules():
         if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
-            if "injected" in module.lora_A:
-                module.set_adapter("injected")
+            module.set_adapter("injected" if "injected" in module.lora_A else "default")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("injected" in name)
     return model
 
 
@@ -202,7 +203,9 @@ def test_several_adapters_at_once_are_refused_where_they_are_sliced(model_type: 
     handle = sparsify(model, CONFIG)
     model.add_adapter("two", lora(model_type))
     model.base_model.set_adapter(["default", "two"])
-    with pytest.raises(UserError, match=r"layer\.0\..*'default', 'two'.*one is allowed.*remove\(\)"):
+    with pytest.raises(
+        UserError, match=r"layer\.0\..*'default', 'two'.*one is allowed.*remove\(\)"
+    ):
         model(**tiny_batch())
     with handle.dense():
         model(**tiny_batch())
@@ -231,7 +234,9 @@ def test_what_cannot_be_sliced_any_more_is_refused(model_type: str, change: str)
         pytest.skip("PEFT has none for this kind of layer")
     if change != "trains":
         model.set_adapter("two")
-    with pytest.raises(UserError, match=r"layer\.0.*(variant|weight trains).*changed after sparsify"):
+    with pytest.raises(
+        UserError, match=r"layer\.0.*(variant|weight trains).*changed after sparsify"
+    ):
         model(**tiny_batch())
     handle.disable()
     assert torch.isfinite(model(**tiny_batch()).loss)
@@ -247,7 +252,9 @@ def test_a_merged_model_in_evaluation_is_dense(
     """The activation handed its input on while lin2 was PEFT's again: lin2(lin1(x)), without a word."""
     model = adapted(model_type, where, dtype)
     expected = copy.deepcopy(model).merge_and_unload().eval()(**tiny_batch()).logits
-    config = SparsityConfig(ffn_sparsity=0.6, svd_rank=3, qk_sparsity=attention, vo_sparsity=attention)
+    config = SparsityConfig(
+        ffn_sparsity=0.6, svd_rank=3, qk_sparsity=attention, vo_sparsity=attention
+    )
     handle = sparsify(model, config)
     model(**tiny_batch()).loss.backward()
     merged = model.merge_and_unload()
@@ -256,7 +263,9 @@ def test_a_merged_model_in_evaluation_is_dense(
         torch.testing.assert_close(merged.train()(**tiny_batch()).logits, expected)
     handle.remove()
     torch.testing.assert_close(merged(**tiny_batch()).logits, expected)
-    assert all("peft" in type(m).__module__ or "_mixed" not in vars(type(m)) for m in merged.modules())
+    assert all(
+        "peft" in type(m).__module__ or "_mixed" not in vars(type(m)) for m in merged.modules()
+    )
 
 
 @pytest.mark.parametrize("part", ["lin1", "activation", "lin2"])
@@ -276,6 +285,7 @@ def test_a_block_computes_sparsely_only_as_a_whole(model_type: str, way: str, pa
         else:
             module.forward = type(module).forward.__get__(module)
     expected = stock(**tiny_batch()).logits
+
     # Below the backbone's hooks, which follow what is replaced: nobody has told the block of it.
     def direct(m: Any, x: Tensor) -> Tensor:
         layer = find_blocks(m)[0].layer
@@ -351,7 +361,11 @@ ORDERS = st.permutations(["first", "sparse", "second"])
 def test_taken_back_in_any_order(order: list[str], copied: bool, model_type: str) -> None:
     model = adapted(model_type)
     modules = dict(model.named_modules())
-    ways = {"first": accelerate(model), "sparse": sparsify(model, CONFIG), "second": accelerate(model)}
+    ways = {
+        "first": accelerate(model),
+        "sparse": sparsify(model, CONFIG),
+        "second": accelerate(model),
+    }
     model(**tiny_batch())
     if copied:
         model, ways = copy.deepcopy((model, ways))
