@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peft import PeftMixedModel, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -171,8 +173,10 @@ def get_model_shape(config: Any) -> ModelShape:
 
 def get_head(model: nn.Module) -> nn.Module:
     """transformers' model, head included, out of PEFT's wrapper where it is in one."""
-    unwrap: Any = getattr(model, "get_base_model", None)
-    head: nn.Module = model if unwrap is None else unwrap()
+    inner: Any = model
+    while isinstance(inner, PeftModel | PeftMixedModel | BaseTuner):
+        inner = inner.model if isinstance(inner, BaseTuner) else inner.base_model
+    head: nn.Module = inner
     return head
 
 

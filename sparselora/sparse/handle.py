@@ -90,9 +90,10 @@ class SparsityHandle:
         self._hooks.append(called.register_forward_pre_hook(follow))
         self._hooks.append(called.register_forward_hook(NoteEnd(state), always_call=True))
         if state.context_only:
-            # What adapters add to a batch, such as virtual tokens, has its labels there.
-            noted, head = NoteLabels(state), get_head(self._model)
-            self._hooks.append(head.register_forward_pre_hook(noted, with_kwargs=True))
+            noted = NoteLabels(state)
+            # The head's are those of a prompt's virtual tokens too; some adapters call its forward alone.
+            for module in dict.fromkeys((self._model, get_head(self._model))):
+                self._hooks.append(module.register_forward_pre_hook(noted, with_kwargs=True))
 
     @property
     def sparse_blocks(self) -> Mapping[str, SparseFFN]:

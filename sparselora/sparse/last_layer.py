@@ -8,6 +8,7 @@ from there. For given channels, loss and gradients are those of the whole layer.
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -23,11 +24,15 @@ from sparselora.sparse.first_token import (
     pad,
 )
 from sparselora.sparse.linear_map import module_at
-from sparselora.sparse.mixed import new_owner, owned, put_on, take_off
+from sparselora.sparse.mixed import new_owner, owned, put_on, take_off, unmixed
 from sparselora.sparse.stand_in import is_sparse_projection
 
 KNOWN_HOOKS = ("sparselora.", "transformers.utils.output_capturing")
 """Modules of hooks that read no hidden state, but where a call asks for them."""
+BY_TOKEN = frozenset(
+    ("adalora", "boft", "hra", "ia3", "loha", "lokr", "lora", "oft", "vblora", "vera")
+)
+"""PEFT's methods that give of a token what that token alone asks for; variants of LoRA aside."""
 
 
 class _Shortened:
@@ -138,12 +143,25 @@ class _Watch:
     @torch.compiler.assume_constant_result
     def __call__(self) -> bool:
         *_, last = self.layers.children()
+        shortened = [module_at(last, path) for path in self.paths]
         return (
             last is self.layer
             and reads_first_token(self.head)
-            and all(isinstance(module_at(last, path), _Shortened) for path in self.paths)
+            and all(isinstance(module, _Shortened) for module in shortened)
             and not any(_is_looked_at(module) for module in self.looked_at)
+            and not any(
+                _mixes_tokens(part) for each in shortened if each for part in each.modules()
+            )
         )
+
+
+def _mixes_tokens(module: nn.Module) -> bool:
+    """Whether an adapter may take more than a token for what it gives of that token, as Lily's router."""
+    if not isinstance(module, BaseTunerLayer):
+        return False
+    package = unmixed(type(module)).__module__.split(".")
+    known = package[:2] == ["peft", "tuners"] and package[2] in BY_TOKEN
+    return not known or bool(getattr(module, "lora_variant", None))
 
 
 def _is_looked_at(module: nn.Module) -> bool:
