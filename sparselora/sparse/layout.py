@@ -14,28 +14,27 @@ class RowsInMemory:
     """
 
     def __init__(self) -> None:
-        self._weights: list[nn.Parameter] = []
+        self._maps: list[nn.Module] = []
         self._hooks: list[Any] = []
 
     def lay(self, maps: Iterable[nn.Module]) -> None:
         """Lay the weights of these maps so."""
         for linear in maps:
             weight = linear.get_parameter("weight")
-            if any(weight is each for each in self._weights):
-                continue
             if not weight.is_contiguous():
-                continue  # as another laid it
+                continue  # laid so already, here or by another
             self._hooks.append(linear.register_state_dict_post_hook(_save_contiguous))
-            self._weights.append(weight)
+            self._maps.append(linear)
             weight.data = weight.data.t().contiguous().t()
 
     def give_back(self) -> None:
         """Lay them as they were."""
         for hook in self._hooks:
             hook.remove()
-        for weight in self._weights:
+        for linear in self._maps:
+            weight = linear.get_parameter("weight")
             weight.data = weight.data.contiguous()
-        self._hooks, self._weights = [], []
+        self._hooks, self._maps = [], []
 
 
 def _save_contiguous(

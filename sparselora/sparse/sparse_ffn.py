@@ -99,12 +99,13 @@ class SparseFFN(CopiedWithModel):
         self._fixed = self._fit_fixed(moments)
         self._fixed_kept = kept
 
-    @torch.compiler.assume_constant_result
     def computes(self) -> bool:
         """Whether, in a sparse call, all modules of the block are there, and training, to compute it."""
-        return (
-            not self._whole_now and self.block.is_current and all(map(self._is_ready, self.modules))
-        )
+        return not self._whole_now and self._is_there()
+
+    @torch.compiler.assume_constant_result
+    def _is_there(self) -> bool:
+        return self.block.is_current and all(map(self._is_ready, self.modules))
 
     def _is_ready(self, module: nn.Module) -> bool:
         own = module.__dict__.get(HELD, (None,))[0] is self
