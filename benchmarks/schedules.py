@@ -55,10 +55,11 @@ def errors(
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         dense = backbone(**inputs)[0]
         for ffn in handle.sparse_blocks.values():
-            ffn.training = True  # sparse in a model in evaluation mode: nothing is dropped
-        sparse = backbone(**inputs)[0]
+            ffn.set_training(True)  # sparse in a model in evaluation mode: nothing is dropped
+        with handle.without_gradients():
+            sparse = backbone(**inputs)[0]
         for ffn in handle.sparse_blocks.values():
-            ffn.training = False
+            ffn.set_training(False)
         real = (batch["attention_mask"] != 0).unsqueeze(2)
         gap = ((sparse - dense) * real).square().sum((1, 2))
         result[indices] = (gap / (dense * real).square().sum((1, 2))).numpy()

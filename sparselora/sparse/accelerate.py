@@ -2,82 +2,87 @@
 and an encoder's last layer.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
-that it replaces is swapped for one of a subclass that shares its state, so that PEFT, checkpoints and
-`isinstance` see what they saw before.
+that it speeds up becomes one of a subclass, so that PEFT, checkpoints and `isinstance` see what they saw
+before.
 """
 
 from typing import Any
 
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from sparselora.sparse import attention
 from sparselora.sparse.blocks import get_backbone
-from sparselora.sparse.dropout import FastDropout
+from sparselora.sparse.dropout import fast_dropout
 from sparselora.sparse.gated_ffn import fast_ffn
 from sparselora.sparse.last_layer import LastLayer
-from sparselora.sparse.lora import FastLoraLinear
+from sparselora.sparse.lora import fast_lora
 from sparselora.sparse.loss import causal_lm_loss
-from sparselora.sparse.mixed import sharing
+from sparselora.sparse.mixed import mixin_of, new_owner, owned, put_on, take_off, unmixed
 from sparselora.sparse.norm import fast_norm
 from sparselora.sparse.quantized import give_back, keep_trainable
 from sparselora.sparse.rotary import fast_rotary
-from sparselora.sparse.stand_in import put_back
 
-STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
-    LoraLinear: FastLoraLinear,
-    nn.Dropout: FastDropout,
-}
-"""Class of a module → what stands in for it. Subclasses of theirs are left alone."""
-FAMILIES = (fast_norm, fast_rotary, fast_ffn)
-"""Each says what stands in for a class of transformers' that every model has one of its own of."""
+FAMILIES = (fast_lora, fast_dropout, fast_norm, fast_rotary, fast_ffn)
+"""Each says what stands in for a class; None for one that is not of its kind, or a subclass of it."""
 
 
 class Acceleration:
-    """The way back: `remove()` puts the original modules in place again."""
+    """The way back: `remove()` makes every module what it was."""
 
     def __init__(self, model: nn.Module) -> None:
-        backbone: Any = get_backbone(model)  # raises before anything is touched
-        self._losses: list[Any] = [each for each in model.modules() if _has_plain_loss(each)]
-        self._swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                kind = _stand_in(type(child))
-                if kind is not None:
-                    stand_in = sharing(child, kind)
-                    self._swapped.append((parent, name, child, stand_in))
-                    parent._modules[name] = stand_in
-        # None where it was another's to set, and so is another's to set back.
-        self._config = backbone.config if backbone.config._attn_implementation == "sdpa" else None
-        if self._config is not None:
-            attention.register()
-            self._config._attn_implementation = attention.NAME
-        self._packing = keep_trainable(model)
-        for holder in self._losses:  # a property of transformers', set on the instance
-            holder.loss_function = causal_lm_loss
+        get_backbone(model)  # raises before anything is touched
+        self._model = model
+        self._owner = new_owner()
+        self._modules: list[nn.Module] = []
+        self._configs: list[Any] = []
+        self._losses: list[Any] = []
+        self._packing: list[nn.Module] = []
         self._last_layer: LastLayer | None = None
+        try:
+            self._accelerate()
+        except BaseException:
+            self.remove()
+            raise
 
-    def shorten(self, model: nn.Module) -> None:
-        """Compute of the last layer what the head reads, once all that stands in elsewhere is there."""
-        self._last_layer = LastLayer(model)
+    def _accelerate(self) -> None:
+        self._packing = keep_trainable(self._model)
+        losses = [each for each in self._model.modules() if _has_plain_loss(each)]
+        for module in self._model.modules():
+            kind = unmixed(type(module))
+            fast = next((found for family in FAMILIES if (found := family(kind))), None)
+            if fast is not None:
+                self._modules.append(module)
+                put_on(module, mixin_of(fast), self._owner)
+        attention.register()
+        for config in _configs(self._model):
+            if config._attn_implementation_internal == "sdpa":
+                self._configs.append(config)
+                # Of this one alone: transformers' property sets those below it too.
+                config._attn_implementation_internal = attention.NAME
+        holder: Any
+        for holder in losses:  # a property of transformers', set on the instance
+            self._losses.append(holder)
+            holder.loss_function = causal_lm_loss
+        self._last_layer = LastLayer(self._model)
 
     def lengthen(self) -> None:
-        """The last layer whole again, before other stand-ins are taken away."""
+        """Compute the last layer whole again."""
         if self._last_layer is not None:
             self._last_layer.remove()
             self._last_layer = None
 
     def remove(self) -> None:
-        """The same objects as before, with what they have learnt since."""
+        """Make every module what it was, wherever it is now, with what it has learnt since."""
         self.lengthen()
-        for parent, name, child, stand_in in self._swapped:
-            put_back(parent, name, child, stand_in)
-        self._swapped = []
-        if self._config is not None:
-            self._config._attn_implementation = "sdpa"
-            self._config = None
+        for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
+            take_off(module, self._owner)
+        self._modules = []
+        for config in self._configs:  # unless another was asked for since
+            if config._attn_implementation_internal == attention.NAME:
+                config._attn_implementation_internal = "sdpa"
+        self._configs = []
         for holder in self._losses:
             if vars(holder).get("_loss_function") is causal_lm_loss:
                 del holder._loss_function
@@ -86,10 +91,16 @@ class Acceleration:
         self._packing = []
 
 
-def _stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:
-    if kind in STAND_INS:
-        return STAND_INS[kind]
-    return next((found for family in FAMILIES if (found := family(kind))), None)
+def _configs(model: nn.Module) -> list[Any]:
+    """The configs that modules of a model are called by, each once, and those that they hold."""
+    found: dict[int, Any] = {}
+    waiting = [vars(module).get("config") for module in model.modules()]
+    while waiting:
+        config = waiting.pop()
+        if isinstance(config, PreTrainedConfig) and id(config) not in found:
+            found[id(config)] = config
+            waiting += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())
 
 
 def _has_plain_loss(module: nn.Module) -> bool:
@@ -110,9 +121,9 @@ def accelerate(model: nn.Module) -> Acceleration:
     that token alone, unless hidden states are asked for, a hook of one's own is there, or activations
     are checkpointed, see `LastLayer`.
 
+    On an architecture without a row in `ARCHITECTURES` the last layer alone is left as it is.
+
     Raises:
-        UserError: not a transformers model.
+        UserError: not a transformers model; the model is as it was.
     """
-    acceleration = Acceleration(model)
-    acceleration.shorten(model)
-    return acceleration
+    return Acceleration(model)

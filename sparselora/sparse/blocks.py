@@ -10,12 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peft import PeftMixedModel, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES, Architecture
-from sparselora.sparse.linear_map import LinearMap, check_sliceable
+from sparselora.sparse.linear_map import (
+    LinearMap,
+    check_forward,
+    check_sliceable,
+    module_at,
+    required,
+)
+from sparselora.sparse.mixed import plain_view
 from sparselora.sparse.quantized import is_quantized
 
 
@@ -38,8 +47,11 @@ class FFNBlock:
     architecture: Architecture
     lin1: LinearMap
     activation: nn.Module
+    """A view of it that no sparse block stands in for."""
     lin2: LinearMap
     gate: LinearMap | None
+    found: dict[str, nn.Module]
+    """What was at which path below the layer when this was made."""
 
     @property
     def hidden_size(self) -> int:
@@ -69,15 +81,22 @@ class FFNBlock:
         row = self.architecture
         return (row.lin1, row.activation, row.lin2) if row.whole is None else (row.whole,)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether its modules are where they were: PEFT puts others in their place, or around them."""
+        return all(module_at(self.layer, path) is module for path, module in self.found.items())
+
     def check_sliceable(self) -> None:
         """Raise a `UserError` unless its channels can be left out."""
         row = self.architecture
+        for path, module in self.found.items():
+            check_forward(module, f"{self.name}.{path}")
         rate = 0.0 if row.inner_dropout is None else self.layer.get_submodule(row.inner_dropout).p
         if rate:
             raise UserError(f"model: {self.name}.{row.inner_dropout} drops {rate}; 0 is allowed")
-        for path in dict.fromkeys((row.lin1, row.lin2, row.gate)):
-            if path is not None:
-                check_sliceable(self.layer, path, self.name, "FFN")
+        for linear in dict.fromkeys((row.lin1, row.lin2, row.gate)):
+            if linear is not None:
+                check_sliceable(self.layer, linear, self.name, "FFN")
 
     @property
     def merged(self) -> tuple[tuple[object, ...], ...]:
@@ -114,12 +133,16 @@ class FFNBlock:
 
     def scattered(self) -> Iterator[nn.Parameter]:
         """The weights whose channels do not lie in whole rows of memory as the model stores them."""
+        yield from (base.get_parameter("weight") for base in self.scattered_maps())
+
+    def scattered_maps(self) -> Iterator[nn.Module]:
+        """The maps that hold them."""
         for linear, by_rows in ((self.lin1, True), (self.gate, True), (self.lin2, False)):
             # A Conv1D is stored transposed.
             if linear is None or is_quantized(linear.base):
                 continue
             if by_rows == isinstance(linear.base, Conv1D):
-                yield linear.base.get_parameter("weight")
+                yield linear.base
 
 
 def get_architecture(config: Any) -> Architecture:
@@ -150,8 +173,10 @@ def get_model_shape(config: Any) -> ModelShape:
 
 def get_head(model: nn.Module) -> nn.Module:
     """transformers' model, head included, out of PEFT's wrapper where it is in one."""
-    unwrap: Any = getattr(model, "get_base_model", None)
-    head: nn.Module = model if unwrap is None else unwrap()
+    inner: Any = model
+    while isinstance(inner, PeftModel | PeftMixedModel | BaseTuner):
+        inner = inner.model if isinstance(inner, BaseTuner) else inner.base_model
+    head: nn.Module = inner
     return head
 
 
@@ -185,19 +210,29 @@ def find_blocks(model: nn.Module) -> list[FFNBlock]:
             "since channels are chosen for a whole batch"
         )
     layers = backbone.get_submodule(architecture.layers)
-    return [_block(architecture, layer, index) for index, layer in enumerate(layers.children())]
+    return [
+        find_block(architecture, layer, f"layer.{index}")
+        for index, layer in enumerate(layers.children())
+    ]
 
 
-def _block(row: Architecture, layer: nn.Module, index: int) -> FFNBlock:
+def find_block(row: Architecture, layer: nn.Module, name: str) -> FFNBlock:
+    """The FFN block of one layer.
+
+    Raises:
+        UserError: a module of it is not where the architecture has it.
+    """
     fused = row.gate == row.lin1
-    lin1, lin2 = layer.get_submodule(row.lin1), layer.get_submodule(row.lin2)
-    gate = None if row.gate is None else layer.get_submodule(row.gate)
+    paths = (row.whole, row.lin1, row.activation, row.lin2, row.gate)
+    found = {path: required(layer, path, name) for path in paths if path is not None}
+    gate = None if row.gate is None else found[row.gate]
     return FFNBlock(
-        name=f"layer.{index}",
+        name=name,
         layer=layer,
         architecture=row,
-        lin1=LinearMap(lin1, 1 if fused else None),
-        activation=layer.get_submodule(row.activation),
-        lin2=LinearMap(lin2),
+        lin1=LinearMap(found[row.lin1], 1 if fused else None),
+        activation=plain_view(found[row.activation]),
+        lin2=LinearMap(found[row.lin2]),
         gate=None if gate is None else LinearMap(gate, 0 if fused else None),
+        found=found,
     )

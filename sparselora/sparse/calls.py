@@ -12,9 +12,17 @@ from sparselora.sparse.state import SparsityState
 def padding_mask(
     backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor | None:
-    """The (batch, length) attention mask among a backbone's arguments; None where there is none."""
+    """The (batch, length) attention mask among a backbone's arguments; None where there is none.
+
+    Of the tokens of this call alone: keys of earlier ones, such as a tuned prefix, have no states here.
+    """
     mask = argument(backbone, "attention_mask", args, kwargs)
-    return mask if mask is not None and mask.dim() == 2 else None
+    if mask is None or mask.dim() != 2:
+        return None
+    tokens = argument(backbone, "input_ids", args, kwargs)
+    if tokens is None:
+        tokens = argument(backbone, "inputs_embeds", args, kwargs)
+    return mask if tokens is None else mask[:, -tokens.shape[1] :]
 
 
 def argument(

@@ -67,10 +67,10 @@ def error_curves(
                     ffn.kept = kept_channels(level, ffn.block.intermediate_size)
                     if ffn.kept == ffn.block.intermediate_size:
                         continue
-                    ffn.training = True  # this block alone, in a model in evaluation mode
+                    ffn.set_training(True)  # this block alone, in a model in evaluation mode
                     with context(), handle.without_gradients():
                         output = backbone(**inputs)[0][real]
-                    ffn.training = False
+                    ffn.set_training(False)
                     errors[row, column] += (output - dense).double().square().sum().cpu()
     finally:
         handle.remove()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sparselora.sparse.mixed import mixed
+
 LEVELS = 1 << 16
 _LARGEST = (1 << 64) - 1
 
@@ -83,11 +85,23 @@ class DropoutFunction(torch.autograd.Function):
         return apply_mask(grads[0], keep, ctx.rate), None
 
 
-class FastDropout(nn.Dropout):
-    """Stands in for an `nn.Dropout`, whose state it shares."""
+class _Fast:
+    """Mixed into the class of an `nn.Dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.training and not self.inplace and takes(input, self.p):
-            dropped: Tensor = DropoutFunction.apply(input, self.p)
-            return dropped
-        return super().forward(input)
+        whole: Any = super()
+        module: Any = self
+        output: Tensor
+        if module.training and not module.inplace and takes(input, module.p):
+            output = DropoutFunction.apply(input, module.p)
+        else:
+            output = whole.forward(input)
+        return output
+
+
+FastDropout = mixed(_Fast, nn.Dropout)
+
+
+def fast_dropout(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for a dropout; None where it is of another class."""
+    return FastDropout if kind is nn.Dropout else None

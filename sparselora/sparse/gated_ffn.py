@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.ffn import SparseFFNFunction
-from sparselora.sparse.mixed import mixed
+from sparselora.sparse.mixed import is_bare, mixed
 
 CLASSES = frozenset(
     f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
@@ -43,7 +43,7 @@ class _FastFFN:
 
 def _is_frozen(linear: nn.Module) -> bool:
     # Its bias may train: the function has a gradient for it.
-    return type(linear) is nn.Linear and not linear.weight.requires_grad
+    return type(linear) is nn.Linear and not linear.weight.requires_grad and is_bare(linear)
 
 
 def fast_ffn(kind: type[nn.Module]) -> type[nn.Module] | None:

@@ -5,13 +5,14 @@ alone; at the others they give zeros, so what the layer gives there is of no use
 from there. For given channels, loss and gradients are those of the whole layer.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import get_architecture, get_backbone, get_called, get_head
 from sparselora.sparse.first_token import (
     HELD,
@@ -22,16 +23,22 @@ from sparselora.sparse.first_token import (
     first_token_alone,
     pad,
 )
-from sparselora.sparse.mixed import mixed, sharing
-from sparselora.sparse.stand_in import is_sparse_projection, put_back
+from sparselora.sparse.linear_map import module_at
+from sparselora.sparse.mixed import new_owner, owned, put_on, take_off, unmixed
+from sparselora.sparse.stand_in import is_sparse_projection
 
 KNOWN_HOOKS = ("sparselora.", "transformers.utils.output_capturing")
 """Modules of hooks that read no hidden state, but where a call asks for them."""
-Swap = tuple[nn.Module, str, nn.Module, nn.Module]
+BY_TOKEN = frozenset(
+    ("adalora", "boft", "hra", "ia3", "loha", "lokr", "lora", "oft", "vblora", "vera")
+)
+"""PEFT's methods that give of a token what that token alone asks for; variants of LoRA aside."""
 
 
 class _Shortened:
-    """What is mixed into the class of a module of the last layer."""
+    """What is mixed into the class of a module of the last layer, before all else."""
+
+    RANK = 2
 
 
 class _Whole(_Shortened):
@@ -99,6 +106,8 @@ def reads_first_token(model: nn.Module) -> bool:
     """Whether this is transformers' own classifier, whose head takes position 0, of several layers."""
     backbone: Any = get_backbone(model)
     config, head = backbone.config, get_head(model)
+    if getattr(config, "model_type", None) not in ARCHITECTURES:
+        return False
     known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     picker = get_architecture(config).picks_first_token
     return (
@@ -134,12 +143,25 @@ class _Watch:
     @torch.compiler.assume_constant_result
     def __call__(self) -> bool:
         *_, last = self.layers.children()
+        shortened = [module_at(last, path) for path in self.paths]
         return (
             last is self.layer
             and reads_first_token(self.head)
-            and all(isinstance(last.get_submodule(path), _Shortened) for path in self.paths)
+            and all(isinstance(module, _Shortened) for module in shortened)
             and not any(_is_looked_at(module) for module in self.looked_at)
+            and not any(
+                _mixes_tokens(part) for each in shortened if each for part in each.modules()
+            )
         )
+
+
+def _mixes_tokens(module: nn.Module) -> bool:
+    """Whether an adapter may take more than a token for what it gives of that token, as Lily's router."""
+    if not isinstance(module, BaseTunerLayer):
+        return False
+    package = unmixed(type(module)).__module__.split(".")
+    known = package[:2] == ["peft", "tuners"] and package[2] in BY_TOKEN
+    return not known or bool(getattr(module, "lora_variant", None))
 
 
 def _is_looked_at(module: nn.Module) -> bool:
@@ -152,34 +174,31 @@ def _is_looked_at(module: nn.Module) -> bool:
 
 
 class LastLayer:
-    """The stand-ins and hooks; none where the head reads more. Goes on top of all other stand-ins."""
+    """What shortens a last layer; nothing where the head reads more."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._swapped: list[Swap] = []
+        self._model = model
+        self._owner = new_owner()
+        self._modules: list[nn.Module] = []
         self._hooks: list[Any] = []
-        self._attention: nn.Module | None = None
         if not reads_first_token(model):
             return
-        kinds = _kinds(model)
-        layer = _last(model)
-        modules = {path: layer.get_submodule(path) for path in kinds}
-        if any(
-            "forward" in vars(module) or isinstance(module, _Shortened)
+        kinds, layer = _kinds(model), _last(model)
+        modules = {path: module_at(layer, path) for path in kinds}
+        attention = module_at(layer, _attention_path(model))
+        if attention is None or any(
+            module is None or "forward" in vars(module) or isinstance(module, _Shortened)
             for module in modules.values()
         ):
-            return  # placed on several devices by another's hooks, or accelerated before
-        attention = layer.get_submodule(_attention_path(model))
-        before: FirstToken | None = attention.__dict__.get(HELD)
-        first = before or FirstToken()
-        for path, original in modules.items():
-            original.__dict__[HELD] = first
-            stand_in = sharing(original, mixed(kinds[path], type(original)))
-            layer.set_submodule(path, stand_in)
-            self._swapped.append((layer, path, original, stand_in))
-        if before is not None:  # of an acceleration, which has the hooks
-            return
-        self._attention = attention
+            return  # changed or placed on several devices by another, or accelerated before
+        first = FirstToken()
+        for path, module in modules.items():
+            assert module is not None
+            module.__dict__[HELD] = first
+            put_on(module, kinds[path], self._owner)
+            self._modules.append(module)
         attention.__dict__[HELD] = first
+        self._modules.append(attention)
         head, called = get_head(model), get_called(model)
         note = NoteCall(first, _Watch(head, list(kinds)))
         self._hooks = [
@@ -192,12 +211,10 @@ class LastLayer:
         """What was there before."""
         for hook in self._hooks:
             hook.remove()
-        held = HELD if self._attention is not None else None
-        for parent, path, original, stand_in in self._swapped:
-            put_back(parent, path, original, stand_in, held)
-        if self._attention is not None:
-            self._attention.__dict__.pop(HELD, None)
-        self._swapped, self._hooks, self._attention = [], [], None
+        for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
+            take_off(module, self._owner)
+            module.__dict__.pop(HELD, None)
+        self._modules, self._hooks = [], []
 
 
 def _last(model: nn.Module) -> nn.Module:
@@ -222,15 +239,3 @@ def _kinds(model: nn.Module) -> dict[str, type[_Shortened]]:
     if row.whole is not None:
         return {**kinds, row.whole: _Whole}
     return {**kinds, row.lin1: _Into, row.lin2: _OutOf}
-
-
-def unshortened(model: nn.Module) -> Iterator[Swap]:
-    """Swap the stand-ins of an acceleration's last layer for what they stand for: others go there."""
-    layer = _last(model)
-    for path in _kinds(model):
-        stand_in = layer.get_submodule(path)
-        if isinstance(stand_in, _Shortened):
-            _, kind = type(stand_in).__bases__
-            plain = sharing(stand_in, kind)
-            layer.set_submodule(path, plain)
-            yield layer, path, stand_in, plain

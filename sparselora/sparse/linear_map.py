@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -39,9 +40,12 @@ class LinearMap:
 
     @property
     def base(self) -> nn.Module:
-        """The frozen map, without its adapter."""
+        """The frozen map, without its adapter, of whatever kind that is."""
         inner: Any = self.module
-        return inner.base_layer if isinstance(inner, LoraLayer) else self.module
+        while isinstance(inner, BaseTunerLayer):
+            inner = inner.base_layer
+        base: nn.Module = inner
+        return base
 
     @property
     def weight(self) -> Tensor:
@@ -90,12 +94,15 @@ class LinearMap:
 
     @property
     def merged(self) -> tuple[object, ...]:
-        """What else of the weight may change: the adapters merged into it, of 4 bits which it is."""
+        """What may change of the weight: its version, what is merged into it, of 4 bits which it is."""
         layer: Any = self.module
         names = tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
+        weight = self.base.get_parameter("weight")
         if is_quantized(self.base):
-            return *names, Version(self.base.get_parameter("weight"))
-        return names
+            return *names, Version(weight)
+        if torch.compiler.is_compiling() or weight.is_inference():
+            return names
+        return *names, weight._version  # as a checkpoint that is loaded raises it
 
     @property
     def adapter(self) -> Adapter | None:
@@ -107,7 +114,7 @@ class LinearMap:
         if not active:
             return None
         if len(active) > 1:
-            raise RuntimeError(f"adapters {active} are active at once; one is possible")
+            raise UserError(f"model: adapters {active} are active at once; one is allowed")
         name = active[0]
         b = layer.lora_B[name].weight
         return Adapter(
@@ -129,6 +136,64 @@ class LinearMap:
         return output + adapter.scaling * nn.functional.linear(low, adapter.b.to(dtype))
 
 
+def module_at(layer: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a dotted path, None where there is none."""
+    module: Any = layer
+    for name in path.split("."):
+        module = module._modules.get(name)
+        if module is None:
+            return None
+    found: nn.Module = module
+    return found
+
+
+def required(layer: nn.Module, path: str, name: str) -> nn.Module:
+    """Return the module at a path below a layer of that name.
+
+    Raises:
+        UserError: it is not there; the message names what is, and the kind of adapter that put it there.
+    """
+    module = module_at(layer, path)
+    if module is not None:
+        return module
+    there, at = layer, name
+    for part in path.split("."):
+        below = module_at(there, part)
+        if below is None:
+            break
+        there, at = below, f"{at}.{part}"
+    raise UserError(
+        f"model: {name}.{path} is not there, since {at} is {kind_of(there)}; the architecture's own "
+        "modules are allowed"
+    )
+
+
+def kind_of(module: nn.Module) -> str:
+    """Return what to call a module's class in a message: with the PEFT method that it is of."""
+    kind = unmixed(type(module))
+    package = kind.__module__.split(".")
+    if package[:2] != ["peft", "tuners"] or len(package) < 3:
+        return f"a {kind.__name__}"
+    method = package[2].upper()
+    return f"PEFT's {kind.__name__} ({method})"
+
+
+def check_forward(module: nn.Module, where: str) -> None:
+    """Raise a `UserError` where a module has a forward of its own, beside its class's."""
+    if "forward" in module.__dict__:
+        raise UserError(
+            f"model: {where} has a forward of its own, as accelerate gives modules that it places "
+            "(device_map); place the model on one device as a whole"
+        )
+
+
+def _is_lora(linear: nn.Module) -> bool:
+    # AdaLoRA's layers and others are of classes of their own below PEFT's `LoraLayer`.
+    kind = unmixed(type(linear))
+    of_peft = kind.__module__ in ("peft.tuners.lora.layer", "peft.tuners.lora.bnb")
+    return isinstance(linear, LoraLayer) and of_peft and kind.__name__ in ("Linear", "Linear4bit")
+
+
 def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     """Whether the map at `path` below a layer is what slicing it takes.
 
@@ -138,12 +203,13 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     Raises:
         UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter.
     """
-    linear: Any = layer.get_submodule(path)
+    linear: Any = required(layer, path, name)
     where = f"{name}.{path}"
-    base = linear.base_layer if isinstance(linear, LoraLayer) else linear
+    base = linear.base_layer if _is_lora(linear) else linear
     if unmixed(type(base)) not in (nn.Linear, Conv1D) and not is_quantized(base):
+        of = "" if base is linear else f" on {kind_of(base)}"
         raise UserError(
-            f"model: {where} is a {type(linear).__name__}; a linear map, plain or in bitsandbytes' 4 "
+            f"model: {where} is {kind_of(linear)}{of}; a linear map, plain or in bitsandbytes' 4 "
             f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
         )
     if base.get_parameter("weight").requires_grad:

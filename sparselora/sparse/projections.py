@@ -5,7 +5,7 @@ value are (G·e, d) and output is (d, G·R·e). A fused map holds query above ke
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +14,13 @@ from transformers.pytorch_utils import Conv1D
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import Architecture
 from sparselora.sparse.blocks import get_architecture, get_backbone
-from sparselora.sparse.linear_map import LinearMap, check_sliceable
+from sparselora.sparse.linear_map import (
+    LinearMap,
+    check_forward,
+    check_sliceable,
+    module_at,
+    required,
+)
 from sparselora.sparse.quantized import is_quantized
 
 ROLES = ("query", "key", "value", "output")
@@ -76,6 +82,20 @@ class Attention:
         """Below the layer, by role."""
         return dict(zip(ROLES, self.architecture.attention, strict=True))
 
+    @property
+    def is_current(self) -> bool:
+        """Whether its maps are where they were: PEFT puts others in their place, or around them."""
+        paths = self.paths
+        return all(
+            module_at(self.layer, paths[role]) is linear.module
+            for role, linear in self.maps.items()
+        )
+
+    def looked_up(self) -> "Attention":
+        """The same with what is at its paths now."""
+        maps = find_maps(self.architecture, self.layer, self.name)
+        return replace(self, maps=maps)
+
     def check_sliceable(self, roles: Iterable[str], queries: bool) -> None:
         """Raise a `UserError` unless channels of these maps can be left out.
 
@@ -83,7 +103,9 @@ class Attention:
             queries: whether some of query and key are; where all maps are one, its roles do not say.
         """
         for role in roles:
-            check_sliceable(self.layer, self.paths[role], self.name, "attention")
+            path = self.paths[role]
+            check_sliceable(self.layer, path, self.name, "attention")
+            check_forward(self.maps[role].module, f"{self.name}.{path}")
         if queries and self.architecture.rotary and self.rotary_share != 1.0:
             raise UserError(
                 f"model: a rotation of {self.rotary_share:g} of each head's channels; only one of all "
@@ -92,12 +114,16 @@ class Attention:
 
     def scattered(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Parameter]:
         """The weights, of those maps, whose channels do not lie in whole rows of memory."""
+        yield from (base.get_parameter("weight") for base in self.scattered_maps(roles))
+
+    def scattered_maps(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Module]:
+        """The maps that hold them, without adapters."""
         bases = {role: self.maps[role].base for role in roles}
         bases = {role: base for role, base in bases.items() if not is_quantized(base)}
         inputs = {id(base): base for role, base in bases.items() if role != "output"}
-        yield from (base.get_parameter("weight") for base in inputs.values() if _transposed(base))
+        yield from (base for base in inputs.values() if _transposed(base))
         if "output" in bases and not _transposed(bases["output"]):
-            yield bases["output"].get_parameter("weight")
+            yield bases["output"]
 
 
 def _transposed(base: nn.Module) -> bool:
@@ -111,6 +137,18 @@ def _rotary_share(config: Any) -> float:
     shares = [each.get("partial_rotary_factor") for each in kinds]
     shares.append(getattr(config, "partial_rotary_factor", None))
     return min((float(share) for share in shares if share is not None), default=1.0)
+
+
+def find_maps(row: Architecture, layer: nn.Module, name: str) -> dict[str, LinearMap]:
+    """The attention maps of one layer by role.
+
+    Raises:
+        UserError: one is not where the architecture has it.
+    """
+    return {
+        role: LinearMap(required(layer, path, name))
+        for role, path in zip(ROLES, row.attention, strict=True)
+    }
 
 
 def find_attention(model: nn.Module) -> list[Attention]:
@@ -129,13 +167,11 @@ def find_attention(model: nn.Module) -> list[Attention]:
     found = []
     layers = backbone.get_submodule(architecture.layers)
     for index, layer in enumerate(layers.children()):
-        maps = {
-            role: LinearMap(layer.get_submodule(path))
-            for role, path in zip(ROLES, architecture.attention, strict=True)
-        }
+        name = f"layer.{index}"
+        maps = find_maps(architecture, layer, name)
         found.append(
             Attention(
-                name=f"layer.{index}",
+                name=name,
                 layer=layer,
                 architecture=architecture,
                 key_value_heads=keys,

@@ -87,16 +87,15 @@ def keep_trainable(model: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: one is packed already.
     """
-    held = []
-    for module in model.modules():
-        if is_quantized(module):
-            _check_trainable(module)
-            state = module.__dict__
-            if _HOLDERS not in state:
-                state[_HOLDERS] = [0, state.get(_PACKS, False)]
-            state[_HOLDERS][0] += 1
-            state[_PACKS] = False
-            held.append(module)
+    held = [module for module in model.modules() if is_quantized(module)]
+    for module in held:  # all of them before any is touched
+        _check_trainable(module)
+    for module in held:
+        state = module.__dict__
+        if _HOLDERS not in state:
+            state[_HOLDERS] = [0, state.get(_PACKS, False)]
+        state[_HOLDERS][0] += 1
+        state[_PACKS] = False
     return held
 
 

@@ -18,6 +18,7 @@ from sparselora.sparse.attention_channels import Channels, HeadShape
 from sparselora.sparse.attention_norms import SCORED, build_norms
 from sparselora.sparse.calibration import InputMoments
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.copies import CopiedWithModel
 from sparselora.sparse.estimator import left_alone
 from sparselora.sparse.lora import SlicedLoRAFunction, adapter_rate
 from sparselora.sparse.memory import tensors_in
@@ -39,7 +40,7 @@ class _Slice:
     """Of the map when it was sliced, see `LinearMap.merged`."""
 
 
-class SparseAttention:
+class SparseAttention(CopiedWithModel):
     """One layer's attention maps made sparse.
 
     Args:
@@ -76,6 +77,10 @@ class SparseAttention:
         self._slices: dict[str, _Slice] = {}
         self._key = f"{attention.name}.attention"
         self._expires = 0
+
+    def follow(self, attention: Attention) -> None:
+        """Go on with another's maps, which were put in the place of its own."""
+        self.attention, self._slices = attention, {}
 
     @property
     def chosen(self) -> Channels | None:

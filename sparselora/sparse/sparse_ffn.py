@@ -20,10 +20,12 @@ from sparselora.sparse.compensation import (
     mean_compensation,
 )
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.copies import CopiedWithModel
 from sparselora.sparse.estimator import build_estimator, left_alone
 from sparselora.sparse.ffn import SparseFFNFunction
 from sparselora.sparse.linear_map import LinearMap
 from sparselora.sparse.memory import tensors_in
+from sparselora.sparse.mixed import HELD
 from sparselora.sparse.selector import select_ffn_channels
 from sparselora.sparse.state import Call, SparsityState
 from sparselora.sparse.tokens import split_apply
@@ -56,7 +58,7 @@ class Slice:
         return Slice(self.indices, lin1, lin2, gate, correction, self.merged)
 
 
-class SparseFFN:
+class SparseFFN(CopiedWithModel):
     """One block made sparse.
 
     Args:
@@ -79,7 +81,8 @@ class SparseFFN:
         self.config = config
         self.kept = kept
         self.state = state
-        self.training = True
+        self._whole_now = False
+        """Whether the block's own modules are to compute all channels, inside a sparse call."""
         # Tensors, since a compiled graph would take a number for a constant and compile anew.
         self._calls = torch.zeros((), dtype=torch.int64)
         # Of real tokens: on the device where they are counted, so that nothing waits for it.
@@ -95,6 +98,32 @@ class SparseFFN:
         """The first sparse call of the model, by its number, that chooses anew."""
         self._fixed = self._fit_fixed(moments)
         self._fixed_kept = kept
+
+    def computes(self) -> bool:
+        """Whether, in a sparse call, all modules of the block are there, and training, to compute it."""
+        return not self._whole_now and self._is_there()
+
+    @torch.compiler.assume_constant_result
+    def _is_there(self) -> bool:
+        return self.block.is_current and all(map(self._is_ready, self.modules))
+
+    def _is_ready(self, module: nn.Module) -> bool:
+        own = module.__dict__.get(HELD, (None,))[0] is self
+        return own and module.training and "forward" not in module.__dict__
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """What stands in for the block: each computes its part of it only while all are there."""
+        return [self.block.found[path] for path in self.block.paths]
+
+    def set_training(self, mode: bool) -> None:
+        """Set the mode of those modules alone: in a model in evaluation mode nothing else drops then."""
+        for module in self.modules:
+            module.training = mode
+
+    def follow(self, block: FFNBlock) -> None:
+        """Go on with another block's modules and weights, which were put in the place of its own."""
+        self.block, self._slice = block, None
 
     @property
     def calls(self) -> int:
@@ -212,9 +241,16 @@ class SparseFFN:
         if not chosen_before:
             self._count(hidden_states, indices.numel())
         y = split_apply(
-            self.state.split, x, lambda context: self._compute(context, indices), self.block
+            self.state.split, x, lambda context: self._compute(context, indices), self._whole
         )
         return y.view(hidden_states.shape)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        self._whole_now = True
+        try:
+            return self.block(x)
+        finally:
+            self._whole_now = False
 
     @torch.no_grad()
     def _count(self, hidden_states: Tensor, kept: int) -> None:

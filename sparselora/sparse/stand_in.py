@@ -1,21 +1,18 @@
-"""Modules that stand in a model for those whose place they take.
+"""What modules of a sparse block compute in place of their own forward, each while in training mode.
 
-Each shares the state of its original and is of its class, with a method of its own before that one's, so
-that PEFT finds adapters there, to switch them off or to merge them, and names stay what they were.
+A module that another puts in the place of one of these, or around it, makes its block dense at once: what
+hands its input on asks first whether the rest of the block is there to compute it, in this very call.
 """
 
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
-from sparselora.sparse.mixed import mixed, sharing
+from sparselora.sparse.mixed import HELD, put_on, take_off
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
 from sparselora.sparse.state import SparsityState
-
-HELD = "_sparselora_held"
-"""Where a stand-in holds what it computes by."""
 
 
 def _enabled(state: SparsityState, module: nn.Module) -> bool:
@@ -28,20 +25,39 @@ def _enabled(state: SparsityState, module: nn.Module) -> bool:
     return sparse
 
 
-def _block_is_sparse(module: nn.Module) -> bool:
-    """Only while switched on and training: evaluation is always dense."""
-    ffn: SparseFFN = module.__dict__[HELD][0]
-    return ffn.training and _enabled(ffn.state, module)
+def _held(module: nn.Module) -> tuple[Any, ...] | None:
+    """Return what a stand-in computes by; None where it was taken back, or copied out of its model."""
+    held: tuple[Any, ...] | None = module.__dict__.get(HELD)
+    return None if held is None or held[0] is None else held
+
+
+def _block_is_sparse(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether the whole block is sparse: only while switched on and training."""
+    held = _held(module)
+    if held is None or not module.training or not _enabled(held[0].state, module):
+        return False
+    ffn: SparseFFN = held[0]
+    if not ffn.computes():
+        return False
+    if args or kwargs:
+        raise UserError(
+            f"model: {ffn.block.name}'s FFN is called with more than hidden states "
+            f"({', '.join(kwargs) or 'positional arguments'}), as some kinds of adapters ask for; a "
+            "sparse block takes none (handle.disable() makes it dense)"
+        )
+    return True
 
 
 class _PassThrough:
     """Mixed into the class of lin1 and of the activation: their input, unchanged, while sparse."""
 
+    RANK = 1
+
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
         module: Any = self
         output: Tensor
-        if _block_is_sparse(module):
+        if _block_is_sparse(module, args, kwargs):
             output = hidden_states
         else:
             output = whole.forward(hidden_states, *args, **kwargs)
@@ -49,23 +65,15 @@ class _PassThrough:
 
 
 class _SparseOutput:
-    """Mixed into the class of lin2, or of the block: the whole block from its input, while sparse.
+    """Mixed into the class of lin2, or of the block: the whole block from its input, while sparse."""
 
-    Its mode is the block's: the stand-ins of one block are never of two minds.
-    """
-
-    def train(self, mode: bool = True) -> Self:
-        whole: Any = super()
-        module: Any = self
-        module.__dict__[HELD][0].training = mode
-        trained: Self = whole.train(mode)
-        return trained
+    RANK = 1
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
         module: Any = self
         output: Tensor
-        if _block_is_sparse(module):
+        if _block_is_sparse(module, args, kwargs):
             output = module.__dict__[HELD][0].forward(hidden_states)
         else:
             output = whole.forward(hidden_states, *args, **kwargs)
@@ -75,61 +83,56 @@ class _SparseOutput:
 class _Projection:
     """Mixed into the class of an attention map: its kept rows, or for output its kept columns."""
 
+    RANK = 1
+
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
         module: Any = self
-        sparse, role = module.__dict__[HELD]
+        held = _held(module)
         output: Tensor
-        if args or kwargs or not (module.training and _enabled(sparse.state, module)):
+        if held is None or args or kwargs or not module.training:
             output = whole.forward(hidden_states, *args, **kwargs)
-        else:
+            return output
+        sparse, role = held
+        if _enabled(sparse.state, module):
             output = sparse.project(role, hidden_states, whole.forward)
+        else:
+            output = whole.forward(hidden_states)
         return output
 
 
 def is_sparse_projection(module: nn.Module) -> bool:
-    """Whether this is an attention map whose channels are left out now."""
-    return isinstance(module, _Projection) and module.__dict__[HELD][0].state.sparse
+    """Return whether this is an attention map whose channels are left out now."""
+    held = _held(module) if isinstance(module, _Projection) else None
+    return held is not None and held[0].state.sparse
 
 
-def pass_through(original: nn.Module, ffn: SparseFFN) -> nn.Module:
-    """What stands in for lin1, or the activation."""
-    return _holding(original, _PassThrough, ffn)
+def stand_in_for_ffn(ffn: SparseFFN, owner: int) -> list[nn.Module]:
+    """Have the modules of a block compute it sparsely; → those modules."""
+    paths = ffn.block.paths
+    modules = [ffn.block.layer.get_submodule(path) for path in paths]
+    for module in modules:
+        _hold(module, _SparseOutput if module is modules[-1] else _PassThrough, owner, ffn)
+    return modules
 
 
-def sparse_output(original: nn.Module, ffn: SparseFFN) -> nn.Module:
-    """What stands in for lin2, or for a block that is a module."""
-    ffn.training = original.training
-    return _holding(original, _SparseOutput, ffn)
+def stand_in_for_attention(sparse: SparseAttention, owner: int) -> list[nn.Module]:
+    """Have the maps of an attention compute their kept channels; → those modules."""
+    modules = [sparse.attention.maps[role].module for role in sparse.roles]
+    for module, role in zip(modules, sparse.roles, strict=True):
+        _hold(module, _Projection, owner, sparse, role)
+    return modules
 
 
-def projection(original: nn.Module, sparse: SparseAttention, role: str) -> nn.Module:
-    """What stands in for one map of the attention."""
-    return _holding(original, _Projection, sparse, role)
+def take_back(module: nn.Module, owner: int) -> None:
+    """Have a module compute what it did before an owner made it sparse."""
+    if any(
+        mixin in (_PassThrough, _SparseOutput, _Projection) for mixin in take_off(module, owner)
+    ):
+        module.__dict__.pop(HELD, None)
 
 
-def check_forward(module: nn.Module, where: str) -> None:
-    """Raise a `UserError` where a module has a forward of its own, beside its class's."""
-    if "forward" in module.__dict__:
-        raise UserError(
-            f"model: {where} has a forward of its own, as accelerate gives modules that it places "
-            "(device_map); place the model on one device as a whole"
-        )
-
-
-def put_back(
-    parent: nn.Module, path: str, original: nn.Module, stand_in: nn.Module, held: str | None = HELD
-) -> None:
-    """The original in its place again, unless another module has been put there since."""
-    if held is not None:
-        stand_in.__dict__.pop(held, None)
-    # The very state, of a deep copy too, which copies the two apart.
-    object.__setattr__(original, "__dict__", stand_in.__dict__)
-    if parent.get_submodule(path) is stand_in:
-        parent.set_submodule(path, original)
-
-
-def _holding(original: nn.Module, mixin: type, *held: Any) -> nn.Module:
+def _hold(module: nn.Module, mixin: type, owner: int, *held: Any) -> None:
     # In a tuple: a module held directly would become a child and enter the state dict.
-    original.__dict__[HELD] = held
-    return sharing(original, mixed(mixin, type(original)))
+    module.__dict__[HELD] = held
+    put_on(module, mixin, owner)

@@ -1,0 +1,24 @@
+"""What becomes of a sparse block when a module is copied that holds it."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+
+class CopiedWithModel:
+    """Something that modules of a model hold, and that only a copy of the whole model has a copy of.
+
+    PEFT copies single modules (`modules_to_save`), and so may a user: such a copy is one of the original.
+    """
+
+    called: nn.Module | None = None
+    """What is called with the batch; None before it is known."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self.called is not None and id(self.called) not in memo:
+            return None
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made

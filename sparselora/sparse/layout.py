@@ -1,0 +1,45 @@
+"""How weights lie in memory while channels are gathered from them, and how they are saved."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+class RowsInMemory:
+    """Weights whose columns are gathered lie transposed, so that all gathers read whole rows.
+
+    A parameter keeps its shape and its values; only the strides change. A state dict holds them as they
+    were before: safetensors takes no other.
+    """
+
+    def __init__(self) -> None:
+        self._maps: list[nn.Module] = []
+        self._hooks: list[Any] = []
+
+    def lay(self, maps: Iterable[nn.Module]) -> None:
+        """Lay the weights of these maps so."""
+        for linear in maps:
+            weight = linear.get_parameter("weight")
+            if not weight.is_contiguous():
+                continue  # laid so already, here or by another
+            self._hooks.append(linear.register_state_dict_post_hook(_save_contiguous))
+            self._maps.append(linear)
+            weight.data = weight.data.t().contiguous().t()
+
+    def give_back(self) -> None:
+        """Lay them as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        for linear in self._maps:
+            weight = linear.get_parameter("weight")
+            weight.data = weight.data.contiguous()
+        self._hooks, self._maps = [], []
+
+
+def _save_contiguous(
+    linear: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any
+) -> None:
+    weight = state_dict.get(f"{prefix}weight")
+    if weight is not None and not isinstance(weight, nn.Parameter):
+        state_dict[f"{prefix}weight"] = weight.contiguous()
