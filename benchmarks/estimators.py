@@ -42,7 +42,9 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 def arms(rank: int, tokens: int | None, compensation_rank: int) -> dict[str, SparsityConfig]:
     """Every setting that is compared, by its name in the table."""
-    base = SparsityConfig(svd_rank=rank, estimator_tokens=tokens)
+    base = SparsityConfig(
+        estimator="svd", rule="uniform", svd_rank=rank, estimator_tokens=tokens, seed=0
+    )
     low = replace(base, compensation="lowrank", compensation_rank=compensation_rank)
     mean = replace(base, compensation="mean")
     return {

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparselora.data import Split
 from sparselora.sparse.tokens import IGNORED
+from sparselora.splits import Split
 
 POOL_BATCHES = 50
 

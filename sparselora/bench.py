@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from sparselora.checks import check_shape, user_keys
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
+from sparselora.job import config_flags, from_where_the_user_stands
 from sparselora.paths import CONF
 from sparselora.progress import Progress
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sparselora.schema import RunConfig
 
 
+@from_where_the_user_stands
 def task(config: DictConfig) -> float:
     """Time one setting in Hydra's output folder; returns ms/step."""
     job = HydraConfig.get()
@@ -105,6 +107,7 @@ def task(config: DictConfig) -> float:
         "lock_wait_seconds": lock.waited_seconds,
         "config": run.to_dict(),
         "overrides": list(job.overrides.task),
+        "config_flags": config_flags(job),
         "provenance": provenance(device),
     }
     path = Path(job.runtime.output_dir) / BENCH_NAME

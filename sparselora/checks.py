@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from sparselora.choices import check_choices
 from sparselora.config import check_model, parse_config
 from sparselora.data import LoadedData, load_data
 from sparselora.errors import UserError
@@ -20,10 +21,17 @@ def user_keys(overrides: Sequence[str]) -> frozenset[str]:
 
 
 def parse_job(config: DictConfig, overrides: Sequence[str]) -> RunConfig:
-    """A job's merged config, Hydra's part among it, → checked values; see `parse_config`."""
+    """A job's merged config, Hydra's part among it, → checked values.
+
+    Raises:
+        UserError: see `parse_config` and `check_choices`.
+    """
     OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    return parse_config(config, user_keys(overrides))
+    choices = config.pop("hydra").runtime.choices
+    keys = user_keys(overrides)
+    run = parse_config(config, keys)
+    check_choices(run, choices, keys)
+    return run
 
 
 def load_run_data(run: RunConfig) -> LoadedData:

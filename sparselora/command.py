@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable
 
 from sparselora import hydra_setup, messages
+from sparselora.command_line import parse_arguments
 from sparselora.errors import TrainingError
-from sparselora.preflight import parse_arguments, preflight
+from sparselora.preflight import preflight
 
 hydra_setup.install()
 

@@ -8,10 +8,12 @@ import pandas as pd
 from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit
-from sparselora.data import Split
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
+from sparselora.splits import Message, Split
 
+Prompt = str | Sequence[Message]
+"""A text, or the messages that the answer follows."""
 PROMPT_SHARE = 0.25
 """Of `max_length`: what a completion leaves a prompt that needs it."""
 
@@ -40,7 +42,8 @@ def tokenize_completions(
         return TokenizedSplit([], [])
     assert split.completions is not None
     chats = chat_template and tokenizer.chat_template is not None
-    prompts = _prompts(tokenizer, split.texts, chats)
+    rows: Sequence[Prompt] = split.chats or split.texts
+    prompts = _prompts(tokenizer, rows, chats)
     plain = {"add_special_tokens": False, "return_attention_mask": False}
     completions = tokenizer(split.completions, **plain)["input_ids"]
     features, labels, cut = [], [], 0
@@ -51,7 +54,7 @@ def tokenize_completions(
         answer = answer[:room]
         over = len(prompt) + len(answer) - max_length
         if over > 0:
-            shorter = _shorter(tokenizer, split.texts[row], over, chats, prompt_end)
+            shorter = _shorter(tokenizer, rows[row], over, chats, prompt_end)
             if shorter is None:
                 raise UserError(
                     f"data.max_length={max_length}: leaves example {split.example_ids[row]} no token "
@@ -64,11 +67,10 @@ def tokenize_completions(
     return TokenizedSplit(features, labels, cut)
 
 
-def _prompts(tokenizer: Any, texts: Sequence[str], chats: bool) -> list[list[int]]:
-    if chats:
-        texts = [_chat(tokenizer, text) for text in texts]
+def _prompts(tokenizer: Any, prompts: Sequence[Prompt], chats: bool) -> list[list[int]]:
+    texts = [_text(tokenizer, prompt, chats) for prompt in prompts]
     ids: list[list[int]] = tokenizer(
-        list(texts),
+        texts,
         add_special_tokens=not chats,  # a template writes them itself
         return_attention_mask=False,
     )["input_ids"]
@@ -76,15 +78,28 @@ def _prompts(tokenizer: Any, texts: Sequence[str], chats: bool) -> list[list[int
     return [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in ids]
 
 
-def _chat(tokenizer: Any, text: str) -> str:
-    chat: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+def _text(tokenizer: Any, prompt: Prompt, chats: bool) -> str:
+    if isinstance(prompt, str):
+        messages: Sequence[Message] = [{"role": "user", "content": prompt}]
+    elif chats or len(prompt) == 1:
+        messages = prompt
+    else:
+        raise UserError(
+            f"task.chat_template: a chat of {len(prompt)} messages before the answer needs the "
+            "tokenizer's chat template, and this tokenizer has none, or task.chat_template=false"
+        )
+    if not chats:
+        return messages[0]["content"]
+    text: str = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
     )
-    return chat
+    return text
 
 
-def _shorter(tokenizer: Any, text: str, over: int, chats: bool, end: str) -> list[int] | None:
-    before = len(_prompts(tokenizer, [text], chats)[0])
+def _shorter(tokenizer: Any, prompt: Prompt, over: int, chats: bool, end: str) -> list[int] | None:
+    """Return the tokens without the end of the prompt's text or last message; None: none are left."""
+    before = len(_prompts(tokenizer, [prompt], chats)[0])
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     if end and text.endswith(end):
         text = text[: -len(end)]
     else:
@@ -92,9 +107,11 @@ def _shorter(tokenizer: Any, text: str, over: int, chats: bool, end: str) -> lis
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     # A cut can fall inside a character, whose remains take tokens of their own: then cut on.
     for kept in range(len(ids) - over, 0, -1):
-        prompt = _prompts(tokenizer, [tokenizer.decode(ids[:kept]) + end], chats)[0]
-        if len(prompt) <= before - over:
-            return prompt
+        cut = tokenizer.decode(ids[:kept]) + end
+        shorter = cut if isinstance(prompt, str) else [*prompt[:-1], {**prompt[-1], "content": cut}]
+        found = _prompts(tokenizer, [shorter], chats)[0]
+        if len(found) <= before - over:
+            return found
     return None
 
 

@@ -4,11 +4,11 @@ Hydra merges `conf/` and the command line into `RunConfig`; `parse_config` turns
 Whether a setting is without effect is judged on the keys the user set, never on what presets hold.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from sparselora.effects import check_dense_effects, check_effects, without_effect
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
-from sparselora.schema import PROJECTIONS, TASKS, Quantization, RunConfig, TrainConfig
+from sparselora.schema import PROJECTIONS, QUOTINGS, TASKS, Quantization, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
+from sparselora.suggest import unknown_key
 
 if TYPE_CHECKING:
     from sparselora.sparse.blocks import ModelShape
@@ -52,6 +53,7 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
             f"model.quantization={run.model.quantization.name}: needs the package bitsandbytes "
             "(pip install 'sparselora[qlora]'); none is allowed without it"
         )
+    check_choice("data.quoting", run.data.quoting, QUOTINGS)
     _check_templates(run)
     for projection in run.lora.projections:
         check_choice("lora.projections", projection, PROJECTIONS)
@@ -136,12 +138,13 @@ def _check_templates(run: RunConfig) -> None:
                 f"tokens=context: task={run.task.name} has no output tokens; all is allowed"
             )
         return
-    for name in ("prompt_template", "completion_template"):
-        if getattr(run.data, name) is None:
-            raise UserError(
-                f"data.{name}=null: task=causal_lm needs one; columns of the data stand in braces, "
-                f"as in '{{{run.data.text_column}}}'"
-            )
+    given = {name: getattr(run.data, name) for name in ("prompt_template", "completion_template")}
+    if run.data.messages_column is None and None in given.values() and any(given.values()):
+        name = next(name for name, template in given.items() if template is None)
+        raise UserError(
+            f"data.{name}=null: is needed beside the other template; columns of the data stand in "
+            f"braces, as in '{{{run.data.text_column}}}'"
+        )
 
 
 def _with_rank() -> str:
@@ -194,24 +197,6 @@ def _unknown_keys(config: DictConfig, schema: Any, prefix: str = "") -> list[str
     return unknown
 
 
-def unknown_key(key: str) -> str:
-    """The message for a key that the schema does not have, with the nearest that it has."""
-    parent, _, last = key.rpartition(".")
-    kind: Any = RunConfig()
-    for part in filter(None, parent.split(".")):
-        kind = getattr(kind, part, None)
-    if not is_dataclass(kind):
-        kind, parent, last = RunConfig(), "", key
-    allowed = [field.name for field in fields(kind)]
-    if not parent:
-        allowed.append("experiment")
-    close = difflib.get_close_matches(last, allowed, n=1)
-    prefix = f"{parent}." if parent else ""
-    hint = f"; did you mean {prefix}{close[0]}?" if close else ";"
-    where = f" in {parent}" if parent else ""
-    return f"{key}: unknown key{hint} allowed{where}: {', '.join(allowed)}"
-
-
 def _numbers(value: Any, key: str = "") -> list[tuple[str, float]]:
     if isinstance(value, dict):
         items = [(f"{key}.{name}" if key else str(name), item) for name, item in value.items()]
@@ -226,6 +211,17 @@ def _at_least(least: float) -> Callable[[str, Any], None]:
 def _positive(key: str, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value > 0):
         raise UserError(f"{key}={value:g}: a finite number over 0 is allowed")
+
+
+def _path(key: str, value: str | None) -> None:
+    if value is None:
+        return
+    if not value.strip():
+        raise UserError(f"{key}={value}: a file, folder or name is needed")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={value}: there is no such user's home on this machine") from error
 
 
 def _device(key: str, value: str) -> None:
@@ -272,4 +268,5 @@ _CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
         ),
     ),
     (_device, ("train.device",)),
+    (_path, ("data.path", "model.name_or_path", "model.gguf_file", "train.resume")),
 )

@@ -43,6 +43,21 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
         (kind.fixed, ["estimator.every"], f"estimator={name} chooses once"),
         (not lowrank, ["compensation.rank"], f"compensation={run.compensation.name} has no rank"),
         (not calibrates, ["calibration.batches"], "nothing is fitted on them"),
+        (
+            not path.lower().endswith((".csv", ".tsv")),
+            ["data.quoting"],
+            "data.path is no CSV or TSV",
+        ),
+        (
+            run.data.messages_column is not None,
+            ["data.prompt_template", "data.completion_template"],
+            "data.messages_column names chats",
+        ),
+        (
+            completes and run.data.labels is None,
+            ["data.missing_label"],
+            "task=causal_lm looks at labels only where data.labels names some",
+        ),
         (table, _HUB_ONLY, "data.path is not a data set of the hub"),
         (not run.model.random_init, ["model.init_config"], "model.random_init is false"),
         (local, ["model.revision"], "model.name_or_path is not on the hub"),
@@ -89,7 +104,10 @@ _SPARSE = (
     "compensation.rank",
     "calibration.batches",
 )
-_PROMPTS = ["data.prompt_template", "data.completion_template", "task.chat_template"]
+_PROMPTS = [
+    *("data.prompt_template", "data.completion_template", "data.messages_column"),
+    "task.chat_template",
+]
 _LABELS = ["data.text_column", "data.pair_column"]
 _HUB_ONLY = [
     f"data.{name}"

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit, evaluation_batches
-from sparselora.data import Split
+from sparselora.f1 import f1_score
 from sparselora.lock import DeviceLock
+from sparselora.splits import Split
 
 
 class Evaluation(Protocol):
@@ -55,11 +55,7 @@ class Classified:
         )
         return {
             "accuracy": float((predicted == self.labels).mean()),
-            "f1": float(
-                f1_score(
-                    self.labels, predicted, average="binary" if binary else "macro", zero_division=0
-                )
-            ),
+            "f1": f1_score(self.labels, predicted, binary),
             "loss": float(loss),
         }
 

@@ -1,46 +1,60 @@
 """Checks every job of a command before the first one starts, so that a mistake trains nothing."""
 
+import contextlib
+import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import _get_rerun_overrides, create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparselora.checks import check_shape, load_run_data, parse_job, user_keys
+from sparselora.command_line import check_mode, check_options, parse_overrides
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
-from sparselora.paths import CONF
+from sparselora.paths import CONF, PACKAGE
 from sparselora.record import BENCH_NAME, RECORD_NAME
 from sparselora.schema import DataConfig, RunConfig
 from sparselora.search.config import TARGET as SEARCH
+from sparselora.search.config import SearchConfig
 
+if TYPE_CHECKING:
+    from sparselora.search.space import Check
+
+_SAMPLER = "hydra/sweeper/sampler"
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
 def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
-    """Compose and check what a parsed command line would run.
-
-    Commands that only show something, and those that bring a config folder of their own, are left
-    to Hydra and to the check that each run makes itself.
+    """Compose and check what a parsed command line would run; one that only shows something is not.
 
     Raises:
         UserError: a setting is wrong, or the output folder cannot be made.
     """
     shows = (arguments.help, arguments.hydra_help, arguments.cfg, arguments.shell_completion)
-    own = (arguments.config_path, arguments.config_name, arguments.config_dir)
-    if any(shows) or arguments.info or any(own) or arguments.experimental_rerun:
+    if any(shows) or arguments.info:
         return
+    _check_alone()
     install()
-    with initialize_config_dir(str(CONF)):
-        jobs = _jobs(arguments.overrides, arguments.multirun)
+    name, overrides = arguments.config_name or "config", list(arguments.overrides)
+    if arguments.experimental_rerun is not None:
+        name, saved = _rerun(arguments.experimental_rerun)
+        overrides = [*saved, *overrides]
+    with _config_folders(arguments.config_path, arguments.config_dir):
+        jobs = _jobs(name, overrides, arguments.multirun)
     for overrides, _ in jobs:
         for key in user_keys(overrides):
             if unused and key.startswith(unused):
@@ -49,29 +63,95 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     for _, run in jobs:
         asked = (run.data, run.measure.test)
         if run.bench.seq_len is None and asked not in checked:
-            load_run_data(run)
+            for note in load_run_data(run).notes:
+                print(f"note: {note}", file=sys.stderr)
             checked.append(asked)
     # Sizes of the model come last: they take transformers, and may take a download.
     for overrides, run in jobs:
         check_shape(run, user_keys(overrides))
 
 
-def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConfig]]:
+def _check_alone() -> None:
+    # Torchrun and accelerate set the first, mpirun the second.
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 1:
+            raise UserError(
+                f"{name}={value}: each of {value} processes would train the same run; a command trains "
+                "in one process, so start it without torchrun, accelerate launch or mpirun"
+            )
+
+
+def _rerun(folder: str) -> tuple[str, list[str]]:
+    try:
+        name, saved = _get_rerun_overrides(folder)
+    except Exception as error:  # whatever the files hold in place of what Hydra left there
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        raise UserError(
+            f"--experimental-rerun {folder}: cannot be read ({reason.splitlines()[0]}); the folder of "
+            "a run, with its .hydra, is allowed"
+        ) from error
+    return name or "config", saved
+
+
+@contextlib.contextmanager
+def _config_folders(primary: str | None, extra: str | None) -> Iterator[None]:
+    """Let Hydra compose from `conf/`, or from the folders that a command gives in place or beside."""
+    main = str(CONF)
+    if primary is not None:
+        scheme = primary.startswith(("pkg://", "file://"))
+        main = primary if scheme else str(PACKAGE / primary)
+        if not scheme and not Path(main).is_dir():
+            raise UserError(
+                f"--config-path {primary}: no such folder; a relative one is below {PACKAGE}"
+            )
+    backup = get_gh_backup()
+    search_path = create_config_search_path(main)
+    if extra is not None:
+        folder = Path(extra).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {extra}: no such folder")
+        search_path.prepend(
+            provider="command-line",
+            path=f"file://{folder}",
+            anchor=SearchPathQuery(provider="schema"),
+        )
+    try:
+        Hydra.create_main_hydra2("app", search_path)
+        yield
+    finally:
+        restore_gh_from_backup(backup)
+
+
+def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConfig]]:
     """The overrides of each job, and its checked config."""
     # With the loader, a parser knows `glob(*)`.
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    multirun = multirun or "hydra.mode=MULTIRUN" in overrides
-    parsed = parser.parse_overrides(overrides)
+    parsed = parse_overrides(overrides, parser)
+    modes = [str(item.value()) for item in parsed if item.key_or_group == "hydra.mode"]
+    multirun = multirun or modes[-1:] == ["MULTIRUN"]
+    check_mode(parsed, multirun)
+    check_options(parsed)
     fixed = [str(item.input_line) for item in parsed if not item.is_sweep_override()]
-    base = _compose(fixed if multirun else overrides)
-    _make_output_folder(base, multirun)
     tasks = _tasks(overrides)
+    try:
+        base = _compose(name, fixed if multirun else overrides)
+    except HydraException as error:
+        _check_sampler_is_there(name, fixed, tasks, error)
+        raise
+    for place in OmegaConf.select(base, "hydra.searchpath") or []:
+        folder = str(place).removeprefix("file://")
+        if "://" not in folder and not Path(folder).is_dir():
+            raise UserError(f"hydra.searchpath={place}: no such folder")
+    _make_output_folder(base, multirun)
     if not multirun:
         return [(tasks, parse_job(base, tasks))]
     sweeper = base.hydra.sweeper
     hydra_lines = [item for item in fixed if _hydra(item)]
     if sweeper._target_ == SEARCH:
-        return _search_jobs(sweeper, base.hydra.launcher._target_, tasks, hydra_lines)
+        for key in sorted(set(map(str, sweeper)) - {field.name for field in fields(SearchConfig)}):
+            raise UserError(f"hydra.sweeper.{key}: unknown key; a search has none of that name")
+        return _search_jobs(name, sweeper, base.hydra.launcher._target_, tasks, hydra_lines)
     if sweeper._target_ != _BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
         direction = OmegaConf.select(sweeper, "direction")
@@ -82,34 +162,73 @@ def _jobs(overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConf
             )
         unswept = _tasks(fixed)
         return [(unswept, parse_job(base, unswept))]
+    for key in map(str, sweeper):
+        if key not in ("_target_", "max_batch_size", "params"):
+            raise UserError(f"hydra.sweeper.{key}: a grid has none; add hydra/sweeper=search")
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
+    if not any(batches):
+        given = [str(item.input_line) for item in parsed if item.is_sweep_override()]
+        raise UserError(f"{' '.join(given)}: matches nothing, so no run is left")
+    subdir = str(OmegaConf.to_container(base.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
+    if "${" not in subdir and sum(map(len, batches)) > 1:
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: one folder for all runs of the grid; one of its own for each, "
+            "such as ${hydra.job.num}, is needed"
+        )
     return [
-        (job, parse_job(_compose([*hydra_lines, *job]), job)) for batch in batches for job in batch
+        (job, parse_job(_compose(name, [*hydra_lines, *job]), job))
+        for batch in batches
+        for job in batch
     ]
 
 
 def _search_jobs(
-    sweeper: DictConfig, launcher: str, tasks: list[str], hydra_lines: list[str]
+    name: str, sweeper: DictConfig, launcher: str, tasks: list[str], hydra_lines: list[str]
 ) -> list[tuple[list[str], RunConfig]]:
     from sparselora.search.check import check_search
+
+    check = _search_check(name, hydra_lines)
+    return [(job, check(job)[0]) for job in check_search(sweeper, launcher, tasks, check)]
+
+
+def _search_check(name: str, hydra_lines: list[str]) -> "Check":
     from sparselora.search.space import remembered
 
     @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        run = parse_job(_compose([*hydra_lines, *overrides]), overrides)
+        run = parse_job(_compose(name, [*hydra_lines, *overrides]), overrides)
         return run, check_shape(run, user_keys(overrides))
 
-    return [(job, check(job)[0]) for job in check_search(sweeper, launcher, tasks, check)]
+    return check
+
+
+def _check_sampler_is_there(
+    name: str, fixed: list[str], tasks: list[str], error: HydraException
+) -> None:
+    """Raise a `UserError` where `error` is of an unknown sampler of a search; Hydra lists all it has."""
+    asked = [item for item in fixed if item.startswith(f"{_SAMPLER}=")]
+    if not asked or f"'{_SAMPLER}/" not in str(error):
+        return
+    rest = [item for item in fixed if item not in asked]
+    sweeper = _compose(name, rest).hydra.sweeper
+    if sweeper._target_ == SEARCH:
+        from sparselora.search.samplers import samplers_taken
+        from sparselora.search.space import Space
+
+        space = Space.parse(sweeper.params or {}, tasks)
+        check = _search_check(name, [item for item in rest if _hydra(item)])
+        allowed = ", ".join(samplers_taken(sweeper, space, check))
+        raise UserError(f"{asked[-1]}: unknown; one of {allowed} is allowed") from error
 
 
 def _tasks(overrides: Sequence[str]) -> list[str]:
     return [item for item in overrides if not _hydra(item)]
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     try:
-        return compose("config", list(overrides), return_hydra_config=True)
+        return compose(name, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
     except (ValueError, TypeError, OSError) as error:  # Hydra's own checks, some of them
@@ -142,12 +261,3 @@ def _make_output_folder(base: DictConfig, multirun: bool) -> None:
             f"{key}={folder}: cannot be made ({error.strerror or error}); "
             "a folder that can be written is allowed"
         ) from error
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> Any:
-    """Hydra's own parser over a command line."""
-    from hydra._internal.utils import get_args_parser
-
-    return get_args_parser().parse_intermixed_args(
-        sys.argv[1:] if arguments is None else list(arguments)
-    )

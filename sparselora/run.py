@@ -17,12 +17,14 @@ from omegaconf import DictConfig
 from sparselora.checks import check_shape, user_keys
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
+from sparselora.job import config_flags, from_where_the_user_stands
 from sparselora.labels import describe
 from sparselora.paths import CONF
 from sparselora.progress import Progress
 from sparselora.schema import RunConfig
 
 
+@from_where_the_user_stands
 def task(config: DictConfig) -> tuple[float, float]:
     """One fine-tune in Hydra's output folder, or with `seeds` one for each below it.
 
@@ -75,6 +77,7 @@ def _run_one(
         "config": run.to_dict(),
         "config_hash": run.content_hash(),
         "overrides": overrides,
+        "config_flags": config_flags(job),
         "provenance": provenance(device),
     }
     record = RunRecord(folder, content if run_id is None else content | {"run_id": run_id})

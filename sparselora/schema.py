@@ -11,12 +11,14 @@ from omegaconf import MISSING, OmegaConf
 
 from sparselora.schedule import Phases
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.named import UNSAID
 
 OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
 """Keys of `train` that do not change what a run comes to."""
-LATER_KEYS: tuple[str, ...] = ()
+LATER_KEYS: tuple[str, ...] = ("data.quoting", "data.missing_label", "data.messages_column")
 """Dotted keys that came after runs were recorded: at their default they are no part of the hash."""
 TASKS = ("classification", "causal_lm")
+QUOTINGS = ("auto", "csv", "none")
 PROJECTIONS = ("query", "key", "value", "output")
 
 
@@ -91,8 +93,12 @@ class DataConfig:
     label_column: str = "label"
     group_column: str | None = None
     """Rows of one group stay in one split; null: equal texts do."""
+    quoting: str = "auto"
+    """Of CSV and TSV: csv (a field may stand in quotes), none (a quote is a character), or auto."""
     labels: list[Any] | None = None
     """The labels to keep, in the order of their indices; null: all that occur, sorted."""
+    missing_label: Any = None
+    """A label that stands for none, such as -1: its rows are left out."""
     drop_duplicates: bool = False
     train_split: str = "train"
     validation_split: str | None = None
@@ -106,6 +112,8 @@ class DataConfig:
     """Of causal_lm: what the model is given, columns of the data in braces."""
     completion_template: str | None = None
     """Of causal_lm: what it should answer; the end-of-text token is added."""
+    messages_column: str | None = None
+    """Of causal_lm: chats, lists of role and content; null: `messages`, where there are no templates."""
 
 
 @dataclass
@@ -118,11 +126,11 @@ class ScheduleConfig:
 @dataclass
 class EstimatorConfig:
     name: str = MISSING
-    tokens: int | None = 128
+    tokens: int | None = UNSAID["estimator_tokens"]
     """Tokens of a batch that are scored, first and last ones in strata of their own; null: all."""
-    weighted: bool = False
+    weighted: bool = UNSAID["estimator_weighted"]
     """Whether scores are multiplied by the norms of lin2's columns."""
-    every: int = 1
+    every: int = UNSAID["estimator_every"]
     """Forward passes from one choice of channels to the next."""
 
 
@@ -130,7 +138,7 @@ class EstimatorConfig:
 class CompensationConfig:
     name: str = MISSING
     """none, mean, lowrank."""
-    rank: int = 8
+    rank: int = UNSAID["compensation_rank"]
     """Of the map that `lowrank` fits."""
 
 

@@ -7,11 +7,11 @@ import pandas as pd
 
 from sparselora import assets
 from sparselora.errors import UserError
+from sparselora.splits import SPLITS
+from sparselora.tables import endings, read_table
 
 if TYPE_CHECKING:
     from sparselora.schema import DataConfig
-
-SPLITS = ("train", "validation", "test")
 
 
 def read_frames(config: "DataConfig") -> dict[str, pd.DataFrame]:
@@ -23,10 +23,10 @@ def read_frames(config: "DataConfig") -> dict[str, pd.DataFrame]:
     if config.path.startswith(assets.PREFIX):
         table = _asset_table(config.path)
         assert table is not None
-        return {"all": read_table(Path(assets.resolve(config.path)) / table)}
+        return {"all": read_table(Path(assets.resolve(config.path)) / table, config.quoting)}
     path = Path(config.path).expanduser()
     if path.is_file():
-        return {"all": read_table(path)}
+        return {"all": read_table(path, config.quoting)}
     return _read_hub(config, path)
 
 
@@ -40,7 +40,7 @@ def check_path(config: "DataConfig") -> None:
             raise UserError(f"data.path={config.path}: {', '.join(tables)} is allowed")
         return
     path = Path(config.path).expanduser()
-    looks_like_a_file = path.suffix.lower().removeprefix(".") in _READERS
+    looks_like_a_file = path.suffix.lower().removeprefix(".") in endings()
     try:
         if looks_like_a_file and not path.exists():
             raise UserError(f"data.path={config.path}: no such file")
@@ -48,7 +48,7 @@ def check_path(config: "DataConfig") -> None:
     except OSError as error:
         raise UserError(f"data.path={config.path[:80]}…: {error.strerror or error}") from error
     if is_file and not looks_like_a_file:
-        raise UserError(f"data.path={config.path}: one of .{', .'.join(_READERS)} is allowed")
+        raise UserError(f"data.path={config.path}: one of .{', .'.join(endings())} is allowed")
 
 
 def _asset_table(path: str) -> str | None:
@@ -56,32 +56,6 @@ def _asset_table(path: str) -> str | None:
     asset = assets.ASSETS.get(path.removeprefix(assets.PREFIX))
     names = asset.members.values() if asset is not None else ()
     return next((name for name in names if name.endswith(".csv")), None)
-
-
-# Labels such as 007, NA or null are words here; only an empty cell is missing.
-_AS_WRITTEN: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""]}
-_READERS: dict[str, Any] = {
-    "csv": lambda path: pd.read_csv(path, **_AS_WRITTEN),
-    "tsv": lambda path: pd.read_csv(path, sep="\t", **_AS_WRITTEN),
-    "json": lambda path: pd.read_json(path, dtype=False, convert_dates=False, encoding="utf-8-sig"),
-    "jsonl": lambda path: pd.read_json(
-        path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"
-    ),
-    "parquet": pd.read_parquet,
-}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV, TSV, JSON (a list of rows), JSONL or Parquet file, by its ending."""
-    reader = _READERS[path.suffix.lower().removeprefix(".")]
-    try:
-        frame: pd.DataFrame = reader(path)
-    except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"data.path={path}: cannot be read ({reason})") from error
-    if frame.empty:
-        raise UserError(f"data.path={path}: the file has no rows; at least one is needed")
-    return frame
 
 
 def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
@@ -113,11 +87,14 @@ def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
                 f"data.{role}_split={name}: no such split in {config.path}; "
                 f"it has {', '.join(map(str, loaded))}"
             )
-        frame = loaded[name].to_pandas()
-        feature = loaded[name].features.get(config.label_column)
-        if isinstance(feature, datasets.ClassLabel):
-            # −1 is the hub's mark for a label that is kept secret: missing, here.
-            names = dict(enumerate(feature.names))
-            frame[config.label_column] = frame[config.label_column].map(names)
+        # By Arrow, which keeps whole numbers whole beside a null, and does not decode pictures.
+        table = loaded[name].with_format("arrow")[:]
+        frame = table.to_pandas(types_mapper=pd.ArrowDtype)
+        for column in (config.label_column, config.group_column):
+            feature = loaded[name].features.get(column)
+            if isinstance(feature, datasets.ClassLabel):
+                # −1 is the hub's mark for a label that is kept secret: missing, here.
+                names = dict(enumerate(feature.names))
+                frame[column] = [names.get(index) for index in frame[column].astype(object)]
         frames[role] = frame
     return frames

@@ -33,6 +33,8 @@ def of_data(data: LoadedData, tokenized: Mapping[str, TokenizedSplit]) -> dict[s
         "rows": {name: len(split) for name, split in data.splits.items()},
         "groups": {name: len(set(split.groups)) for name, split in data.splits.items()},
         "dropped_rows": data.dropped_rows,
+        "dropped": dict(data.dropped),
+        "notes": list(data.notes),
         "label_map": dict(enumerate(data.label_names)),
         "majority_share": Counter(answers).most_common(1)[0][1] / len(answers),
         "cut_completions": {name: split.cut_completions for name, split in tokenized.items()},

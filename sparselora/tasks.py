@@ -15,8 +15,9 @@ from sparselora.completion import (
     completion_loss,
     tokenize_completions,
 )
-from sparselora.data import Split, template_end
 from sparselora.evaluate import ClassReader, Reader
+from sparselora.splits import Split
+from sparselora.templates import template_end
 
 if TYPE_CHECKING:
     from sparselora.schema import RunConfig

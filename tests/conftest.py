@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparselora import run as run_module
 from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.sparse.config import SparsityConfig
 
 # Odd widths on purpose; f < 512, so widths are not rounded to 16.
 _COMMON: dict[str, Any] = {
@@ -212,6 +213,23 @@ def tiny_overrides(hub_folder: Path, table_file: Path) -> list[str]:
         "train.threads=1",
         "measure.timing=none",
     ]
+
+
+def plain(**changes: Any) -> SparsityConfig:
+    """Plain SVD, the same in every layer, sparse from the first step: what most tests are of."""
+    return replace(_PLAIN, **changes)
+
+
+_PLAIN = SparsityConfig(
+    ffn_sparsity=0.65,
+    rule="uniform",
+    svd_rank=8,
+    estimator="svd",
+    estimator_weighted=False,
+    estimator_tokens=128,
+    sparse_warmup_ratio=0.0,
+    seed=0,
+)
 
 
 def word_tokenizer(chat_template: str | None = None) -> Any:

@@ -15,9 +15,10 @@ from sparselora.completion import (
     labelled_positions,
     tokenize_completions,
 )
-from sparselora.data import Split, template_end
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
+from sparselora.splits import Split
+from sparselora.templates import template_end
 from tests.conftest import word_tokenizer
 from tests.sparse.test_ffn import assert_all_close
 from tests.sparse.test_tokens import DECODERS, completions, tiny_decoder
@@ -190,3 +191,50 @@ def test_a_prompt_that_is_cut_keeps_what_the_template_ends_in() -> None:
     assert words(tokenizer, rows.features[0]["input_ids"]) == "the film is a is bad good <eos>"
     assert template_end("Say {line} {{once}}:") == " {once}:"
     assert template_end("{line}") == template_end("no column") == ""
+
+
+TURNS = (
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<model>{% else %}<user>{% endif %} {{ message.content }} <end> "
+    "{% endfor %}{% if add_generation_prompt %}<model>{% endif %}"
+)
+
+
+def chat_split() -> Split:
+    chats = [
+        [
+            {"role": "user", "content": "the film is"},
+            {"role": "assistant", "content": "a good story"},
+            {"role": "user", "content": "and the story was dull and cold"},
+        ],
+        [{"role": "user", "content": "is the film bad"}],
+    ]
+    texts = ["\n".join(message["content"] for message in chat) for chat in chats]
+    return Split(["a", "b"], texts, None, [], ["a", "b"], ["grim", "a good film"], chats)
+
+
+def test_a_chat_of_several_turns_goes_through_the_template_whole() -> None:
+    tokenizer = word_tokenizer(TURNS)
+    rows = tokenize_completions(tokenizer, chat_split(), 40, chat_template=True)
+    assert words(tokenizer, rows.features[0]["input_ids"]) == (
+        "<user> the film is <end> <model> a good story <end> <user> and the story was dull and cold "
+        "<end> <model> grim <eos>"
+    )
+    assert rows.labels[0][-2:] == rows.features[0]["input_ids"][-2:]
+    assert set(rows.labels[0][:-2]) == {-100}
+
+
+def test_a_chat_that_is_too_long_loses_the_end_of_its_last_message() -> None:
+    tokenizer = word_tokenizer(TURNS)
+    rows = tokenize_completions(tokenizer, chat_split(), 19, chat_template=True)
+    assert words(tokenizer, rows.features[0]["input_ids"]) == (
+        "<user> the film is <end> <model> a good story <end> <user> and the story was <end> <model> "
+        "grim <eos>"
+    )
+
+
+def test_a_chat_of_several_turns_needs_a_template() -> None:
+    with pytest.raises(UserError, match=r"task.chat_template: a chat of 3 messages"):
+        tokenize_completions(word_tokenizer(), chat_split(), 40, chat_template=True)
+    with pytest.raises(UserError, match=r"task.chat_template: a chat of 3 messages"):
+        tokenize_completions(word_tokenizer(TURNS), chat_split(), 40, chat_template=False)

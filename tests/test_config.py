@@ -14,9 +14,9 @@ from sparselora.paths import CONF, SWEEPS
 from sparselora.schema import RunConfig
 from sparselora.sparse.blocks import ModelShape, find_blocks
 from sparselora.sparse.calibration import calibrate
-from sparselora.sparse.config import ESTIMATORS, SparsityConfig
+from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.estimator import build_estimator
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_model
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 
@@ -131,7 +131,7 @@ def test_hash_covers_what_decides_the_outcome() -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_has_its_function_and_its_file(name: str) -> None:
-    config = SparsityConfig(estimator=name, svd_rank=3 if ESTIMATORS[name].has_rank else None)
+    config = plain(estimator=name, svd_rank=3 if ESTIMATORS[name].has_rank else None)
     model = tiny_model("bert")
     moments = calibrate(model, [tiny_batch()])
     x = torch.randn(5, 24)

@@ -6,11 +6,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sparselora.config import parse_config
-from sparselora.data import hash_fraction, load_data
+from sparselora.data import load_data
 from sparselora.errors import UserError
 from sparselora.paths import CONF
 from sparselora.schema import DataConfig
-from sparselora.sources import SPLITS
+from sparselora.splits import SPLITS, hash_fraction
 from tests.conftest import sentences
 
 
@@ -98,9 +98,11 @@ def test_pairs_missing_rows_and_chosen_labels(tmp_path: Path) -> None:
     frame.to_csv(path, index=False)
     data = load_data(config(path, pair_column="second", labels=["up", "down"]))
     assert data.label_names == ["up", "down"]
-    assert data.dropped_rows == 4
-    split = data.splits["train"]
-    assert split.pairs == [text.upper() for text in split.texts]
+    assert data.dropped == {"no text": 1, "no label": 1, "another label": 1}
+    assert data.dropped_rows == 3
+    for split in data.splits.values():
+        for name, text, pair in zip(split.example_ids, split.texts, split.pairs, strict=True):
+            assert pair == ("" if name == "all:2" else text.upper())
 
 
 def hub_dict(with_test: bool = True) -> datasets.DatasetDict:

@@ -8,7 +8,7 @@ import transformers
 from peft import LoraConfig, TaskType, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.completion import completion_loss
 from sparselora.dimensions import attention_kept_of, kept_of, model_dimensions
 from sparselora.flops import (
@@ -23,6 +23,7 @@ from sparselora.paths import PACKAGE
 from sparselora.schedule import kept_channels
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.train import head_positions, tokens_kept_dense
+from tests.conftest import plain
 
 REAL: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
@@ -85,7 +86,7 @@ def test_within_one_percent_of_torchs_counter(
     # The SVD of six layers takes seconds, so one case of each model has it.
     rank = 8 if (schedule, projections) == ("optimized", ROLES) else None
     config_of: dict[str, Any] = {"svd_rank": rank, "estimator": "svd" if rank else "random"}
-    sparsify(model, SparsityConfig(layer_sparsity=layer_sparsity, estimator_tokens=64, **config_of))
+    sparsify(model, plain(layer_sparsity=layer_sparsity, estimator_tokens=64, **config_of))
     batch = {
         "input_ids": torch.randint(5, 900, (3, 50)),
         "attention_mask": torch.ones(3, 50, dtype=torch.long),
@@ -125,7 +126,7 @@ def test_attention_by_distance_within_one_percent(
         num_labels=2,
     )
     model = adapted(config, projections)
-    settings = SparsityConfig(
+    settings = plain(
         svd_rank=8, ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.25, estimator_tokens=64
     )
     sparsify(model, settings)
@@ -215,7 +216,7 @@ def test_a_decoder_with_sparse_attention_within_one_percent(
     targets = [named[role] for role in projections]
     lora = LoraConfig(task_type=TaskType.CAUSAL_LM, r=8, lora_dropout=0.05, target_modules=targets)
     model = get_peft_model(base, lora).train()
-    settings = SparsityConfig(
+    settings = plain(
         svd_rank=8,
         estimator_tokens=64,
         rule="deeper",

@@ -23,12 +23,12 @@ from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.calibration import calibrate
 from sparselora.timing import Budget, interleave
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_model
 from tests.test_timing import Fixed
 
 CPU = torch.device("cpu")
-SPARSITY = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
-ATTENTION = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.5)
+SPARSITY = plain(svd_rank=3, ffn_sparsity=0.6)
+ATTENTION = plain(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.5)
 FEW = MeasureConfig(min_rounds=5, max_rounds=5, seconds=30.0)
 
 
@@ -90,7 +90,7 @@ def test_sparse_attention_is_laid_out_anew_in_its_own_arm_alone() -> None:
 def test_memory_of_a_step_counts_what_stays_from_step_to_step() -> None:
     model = tiny_model("bert", intermediate_size=400)
     batch = tiny_batch(2, 5)
-    config = SparsityConfig(ffn_sparsity=0.5, estimator="static", compensation="lowrank")
+    config = plain(ffn_sparsity=0.5, estimator="static", compensation="lowrank")
     arms = Arms(model, config, TrainConfig(), CPU, calibrate(model, [batch]))
     assert arms.handle is not None
     arms.step(SPARSE, [batch])
@@ -139,7 +139,7 @@ def test_a_sparse_step_keeps_less_for_the_backward_pass() -> None:
     dense = tiny_model("bert", intermediate_size=400)
     sparse = copy.deepcopy(dense)
     accelerate(dense)
-    sparsify(sparse, SparsityConfig(svd_rank=3, ffn_sparsity=0.9))
+    sparsify(sparse, plain(svd_rank=3, ffn_sparsity=0.9))
     batch = tiny_batch(32, 30)
     memory = [
         step_memory(model, lambda model=model: model(**batch).loss.backward(), CPU)["saved_mb"]

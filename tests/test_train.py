@@ -12,7 +12,7 @@ from peft import AutoPeftModelForSequenceClassification
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.completion import completion_loss
 from sparselora.lock import DeviceLock
 from sparselora.model import lora_config
@@ -20,7 +20,7 @@ from sparselora.schedule import Phases
 from sparselora.schema import LoraSettings, TrainConfig
 from sparselora.sparse.tokens import IGNORED
 from sparselora.train import Stepper, StepPlan, train_steps
-from tests.conftest import Outcome, tiny_batch, tiny_model
+from tests.conftest import Outcome, plain, tiny_batch, tiny_model
 from tests.sparse.test_tokens import completions, tiny_decoder
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def endless(rows: int = 4) -> Iterator[dict[str, Tensor]]:
 
 def test_dense_start_then_sparse_counted_in_the_calls() -> None:
     model = tiny_model("bert")
-    config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=3 / 7)
+    config = plain(svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=3 / 7)
     handle = sparsify(model, config)
     train = TrainConfig(gradient_accumulation_steps=2)
     plan = StepPlan(Phases(total_steps=7, dense_start=3), eval_every=None)

@@ -10,6 +10,8 @@ import pandas as pd
 from rich.console import Console
 from tqdm import tqdm
 
+from sparselora import __version__
+from sparselora.command_line import refuse_in_a_line
 from sparselora.errors import UserError
 from sparselora.report.load import load_records
 from sparselora.report.pictures import Painter
@@ -50,9 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="print two folders' settings side by side"
     )
-    options = parser.parse_intermixed_args(arguments)
+    parser.add_argument("--version", action="version", version=f"sparselora {__version__}")
+    refuse_in_a_line(parser)
     console = Console()
     try:
+        options = parser.parse_intermixed_args(arguments)
         _check(options)
         if options.compare:
             return _compare(options.compare, console)

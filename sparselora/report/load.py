@@ -42,6 +42,9 @@ COLUMNS: dict[str, Column] = {
     "ended": Column("ended", "string", "UTC, ISO 8601"),
     "label": Column("label", "string", "short name of the setting"),
     "overrides": Column("overrides", "object", "list of what was given on the command line"),
+    "config_flags": Column(
+        "config_flags", "object", "list of the flags that brought config files of the user's own"
+    ),
     "experiment": Column("experiment", "string", "named setting, where nothing of it was changed"),
     "task": Column(
         "config.task.name", "string", "classification or causal_lm; none before that was"

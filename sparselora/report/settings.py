@@ -240,10 +240,19 @@ def _difference(group: pd.DataFrame, plain: pd.DataFrame) -> dict[str, Any]:
 
 
 def command(run: Any) -> str | None:
-    """The line that runs a record's setting again, whatever characters its values hold."""
+    """Return the line that runs a record's setting again, whatever characters its values hold."""
     if not isinstance(run["overrides"], list):
         return None
-    return shlex.join(["python", "-m", "sparselora.run", *map(str, run["overrides"])])
+    overrides = [str(each) for each in run["overrides"]]
+    flags = run.get("config_flags")
+    flags = list(map(str, flags)) if isinstance(flags, list) else []
+    sweeps = [each for each in overrides if each.startswith("+sweep=")]
+    if sweeps and not flags:
+        # A sweep of ours sets nothing but what is swept, and that stands beside it, by value.
+        overrides = [each for each in overrides if each not in sweeps]
+    elif sweeps:
+        overrides.append("hydra.mode=RUN")
+    return shlex.join(["python", "-m", "sparselora.run", *flags, *overrides])
 
 
 def _distinct(groups: list[tuple[str, pd.DataFrame]]) -> list[str]:

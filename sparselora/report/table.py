@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.report.run_rows import curves_table, data_rows
+
 _COLUMNS = {
     "label": ("run", "{}"),
     "varied": ("overrides", "{}"),
@@ -214,24 +216,14 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     table.add_row(
         "peak memory", "not told by this system" if memory is None else f"{memory:,.0f} MB"
     )
+    for name, text in data_rows(content["data"]):
+        table.add_row(name, escape(text))
     table.add_row("record", escape(path))
     console.print(table)
     if schedule:
-        console.print(_curves_table(schedule))
+        console.print(curves_table(schedule))
     if content["config"]["model"]["random_init"]:
         console.print("Random weights: the speed is real, the accuracy means nothing.")
-
-
-def _curves_table(schedule: dict[str, Any]) -> Table:
-    table = Table(title="Relative squared error of the model's output, one layer sparse at a time")
-    table.add_column("layer")
-    for level in schedule["levels"][1:]:
-        table.add_column(f"{level:g}", justify="right")
-    table.add_column("chosen", justify="right", style="bold")
-    for index, errors in enumerate(schedule["errors"]):
-        cells = [f"{error:.4f}" for error in errors[1:]]
-        table.add_row(str(index), *cells, f"{schedule['sparsities'][index]:.3f}")
-    return table
 
 
 def _timing_line(content: dict[str, Any], timing: dict[str, Any]) -> str:

@@ -26,6 +26,17 @@ MODELS_ALL = ("gp", "nsgaii")
 """These see nothing beside a trial that has none of their parameters, as named ones have not."""
 
 
+def samplers_taken(settings: Mapping[str, Any], space: Space, check: Check) -> list[str]:
+    """Return the names of the samplers that fit the space of a search."""
+    flat = space.conditional(check) is None
+    models = [
+        name
+        for name in FLAT_ONLY.values()
+        if flat and not (name in MODELS_ALL and settings["named"])
+    ]
+    return [*ANY_SPACE.values(), *models]
+
+
 def check_sampler(settings: Mapping[str, Any], space: Space, check: Check) -> None:
     """Raise a `UserError` where the sampler does not fit the space."""
     sampler = settings["sampler"]
@@ -35,7 +46,7 @@ def check_sampler(settings: Mapping[str, Any], space: Space, check: Check) -> No
         return
     name = FLAT_ONLY.get(target)
     if name is None:
-        allowed = ", ".join([*ANY_SPACE.values(), *FLAT_ONLY.values()])
+        allowed = ", ".join(samplers_taken(settings, space, check))
         raise UserError(f"hydra/sweeper/sampler: {target} is not for this search; {allowed} are")
     _check_seed(sampler)
     key = space.conditional(check)

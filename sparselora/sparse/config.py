@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
+from typing import Any, Self
 
 from sparselora.errors import UserError
 from sparselora.schedule import RULES, Phases, layer_sparsities
+from sparselora.sparse.named import settings
 
 
 @dataclass(frozen=True)
@@ -105,60 +107,76 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+class _OfTheCommand:
+    """Stands for a field that is not given."""
+
+    def __repr__(self) -> str:
+        return "<as the command>"
+
+
+_COMMAND: Any = _OfTheCommand()
+
+
 @dataclass(frozen=True)
 class SparsityConfig:
     """How the FFN blocks of a model are made sparse while it trains.
+
+    A field that is not given is what `python -m sparselora.run` takes (the files of `conf/`): at present
+    the estimator `whitened` at rank 8, the rule `ramp` at 0.65, and a tenth of the steps dense at the
+    start. `rule`, `estimator` and `compensation` bring what their own files say: `estimator="svd"` is not
+    weighted, `estimator="oracle"` looks at all tokens, as in the command.
 
     Raises:
         UserError: a value out of its range, at construction. `svd_rank` against the model's own
             sizes and `layer_sparsity` against its layers are checked by `sparsify`.
     """
 
-    ffn_sparsity: float = 0.65
+    ffn_sparsity: float = _COMMAND
     """Share of channels left out, in [0, 1): see `sparselora.schedule.layer_sparsities`."""
-    layer_sparsity: Mapping[str, float] = field(default_factory=dict)
+    layer_sparsity: Mapping[str, float] = _COMMAND
     """Layer pattern → sparsity, for the layers that differ."""
-    rule: str = "uniform"
+    rule: str = _COMMAND
     """How layers that no pattern names are filled: uniform, ramp, explicit, calibrated."""
-    svd_rank: int | None = 8
+    svd_rank: int | None = _COMMAND
     """Rank of the estimate of lin1, from 1 to min(hidden_size, intermediate_size)."""
-    estimator: str = "svd"
+    estimator: str = _COMMAND
     """What scores the channels: a name of `ESTIMATORS`."""
-    estimator_tokens: int | None = 128
+    estimator_tokens: int | None = _COMMAND
     """How many tokens of a batch are scored, see `sample_tokens`; None scores all."""
-    estimator_weighted: bool = False
+    estimator_weighted: bool = _COMMAND
     """Whether a channel's score is multiplied by the norm of its column of lin2."""
-    estimator_every: int = 1
+    estimator_every: int = _COMMAND
     """Calls of the model from one choice of channels to the next; a kept choice costs no gather."""
-    compensation: str = "none"
+    compensation: str = _COMMAND
     """What stands in for the channels left out: a name of `COMPENSATIONS`."""
-    compensation_rank: int = 8
+    compensation_rank: int = _COMMAND
     """Rank of the map that `lowrank` compensation fits, from 1 to hidden_size."""
-    qk_sparsity: float = 0.0
+    qk_sparsity: float = _COMMAND
     """Share of the channels of query and key left out, in [0, 1), spread over layers as the rule says;
     by a rule that names layers, or measures them, the same in each."""
-    vo_sparsity: float = 0.0
+    vo_sparsity: float = _COMMAND
     """The same of value and output."""
-    layer_qk_sparsity: Mapping[str, float] = field(default_factory=dict)
+    layer_qk_sparsity: Mapping[str, float] = _COMMAND
     """Layer pattern → `qk_sparsity`, for the layers that differ."""
-    layer_vo_sparsity: Mapping[str, float] = field(default_factory=dict)
+    layer_vo_sparsity: Mapping[str, float] = _COMMAND
     """Layer pattern → `vo_sparsity`, for the layers that differ."""
-    attention_scope: str = "per_head"
+    attention_scope: str = _COMMAND
     """Whether each head of keys keeps as many channels, or the best of all heads are kept."""
-    tokens: str = "all"
+    tokens: str = _COMMAND
     """Which tokens are computed sparsely: all, or context alone, see `sparselora.sparse.tokens`."""
-    sink_tokens: int = 0
+    sink_tokens: int = _COMMAND
     """With `context`: how many of a sequence's first tokens stay dense too."""
-    sparse_warmup_ratio: float = 0.0
+    sparse_warmup_ratio: float = _COMMAND
     """Share of the steps that run dense at the start; see `SparsityHandle.set_step`."""
-    sparse_rampup_ratio: float = 0.0
+    sparse_rampup_ratio: float = _COMMAND
     """Share of the steps in which sparsity then rises to its full value; 0 switches at once."""
-    sparse_cooldown_ratio: float = 0.0
+    sparse_cooldown_ratio: float = _COMMAND
     """Share of the steps that run dense again at the end."""
-    seed: int = 0
+    seed: int = _COMMAND
     """Seed of estimators that draw."""
 
     def __post_init__(self) -> None:
+        self._take_from_the_command()
         check_sparsity("ffn_sparsity", self.ffn_sparsity)
         check_sparsity("qk_sparsity", self.qk_sparsity)
         check_sparsity("vo_sparsity", self.vo_sparsity)
@@ -197,6 +215,25 @@ class SparsityConfig:
                 "hidden_size is allowed"
             )
         check_phases(self.sparse_warmup_ratio, self.sparse_rampup_ratio, self.sparse_cooldown_ratio)
+
+    @classmethod
+    def named(cls, name: str, **given: Any) -> Self:
+        """Return what `experiment=name` sets in the command: dense, original, optimized, fallback, best…
+
+        Args:
+            given: fields that are to differ, as other keys of that command would.
+
+        Raises:
+            UserError: an unknown name, or a value out of its range.
+        """
+        return cls(**_filled(name, given))
+
+    def _take_from_the_command(self) -> None:
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {key: value for key, value in own.items() if value is not _COMMAND}
+        if len(given) < len(own):
+            for key, value in _filled(None, given).items():
+                object.__setattr__(self, key, value)
 
     def of_ffn_alone(self) -> "SparsityConfig":
         """The same with whole attention maps and all tokens sparse: what error curves are of."""
@@ -270,3 +307,12 @@ class SparsityConfig:
                 f"compensation.rank={self.compensation_rank}: this model's hidden_size is "
                 f"{hidden_size}, so a whole number from 1 to {hidden_size} is allowed"
             )
+
+
+def _filled(name: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    missing = tuple(field.name for field in fields(SparsityConfig) if field.name not in given)
+    filled = {**settings(name, given, missing), **given}
+    kind = ESTIMATORS.get(filled["estimator"])
+    if kind is not None and not kind.has_rank and "svd_rank" not in given:
+        filled["svd_rank"] = None
+    return filled

@@ -239,5 +239,5 @@ def build_ffn_estimators(model: nn.Module, svd_rank: int) -> dict[str, FFNEstima
     Raises:
         UserError: the architecture is unknown, or the rank is out of range for it.
     """
-    config = SparsityConfig(svd_rank=svd_rank)
+    config = SparsityConfig(estimator="svd", svd_rank=svd_rank)
     return {block.name: svd_estimator(block, config, None) for block in find_blocks(model)}

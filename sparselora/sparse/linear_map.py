@@ -25,6 +25,22 @@ class Adapter(NamedTuple):
     dropout: nn.Module
 
 
+def whole_parameter(base: nn.Module) -> nn.Parameter:
+    """Return the weight of a frozen map as the model stores it.
+
+    Raises:
+        UserError: it has been sharded over devices.
+    """
+    weight = base._parameters.get("weight")
+    # FSDP has views in place of parameters, its successor tensors over a mesh of devices.
+    if not isinstance(weight, nn.Parameter) or hasattr(weight, "device_mesh"):
+        raise UserError(
+            "model: its frozen weights are sharded over devices (FSDP); sparse blocks need whole ones: "
+            "train by DistributedDataParallel, or leave sparsify out"
+        )
+    return weight
+
+
 @dataclass(frozen=True)
 class LinearMap:
     """One map of a block as (out, in), whatever module holds it: views of that module's parameters.
@@ -54,7 +70,7 @@ class LinearMap:
         if is_quantized(base):
             rows = dequantized(base)
         else:
-            parameter = base.get_parameter("weight")
+            parameter = whole_parameter(base)
             rows = parameter.t() if isinstance(base, Conv1D) else parameter
         return rows if self.part is None else rows.chunk(2)[self.part]
 
@@ -71,7 +87,7 @@ class LinearMap:
     @property
     def device(self) -> torch.device:
         """Of the weight."""
-        return self.base.get_parameter("weight").device
+        return whole_parameter(self.base).device
 
     def dtype(self, hidden_states: Tensor) -> torch.dtype:
         """What the frozen map multiplies these in, autocast included."""
@@ -79,7 +95,7 @@ class LinearMap:
             return torch.get_autocast_dtype(hidden_states.device.type)
         if is_quantized(self.base):
             return compute_dtype(self.base, hidden_states)
-        return self.base.get_parameter("weight").dtype
+        return whole_parameter(self.base).dtype
 
     def returned(self, output: Tensor, hidden_states: Tensor) -> Tensor:
         """In the dtype that the map returns: one of 4 bits that of its input, under autocast too."""
@@ -97,7 +113,7 @@ class LinearMap:
         """What may change of the weight: its version, what is merged into it, of 4 bits which it is."""
         layer: Any = self.module
         names = tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
-        weight = self.base.get_parameter("weight")
+        weight = whole_parameter(self.base)
         if is_quantized(self.base):
             return *names, Version(weight)
         if torch.compiler.is_compiling() or weight.is_inference():
@@ -214,7 +230,7 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
             f"model: {where} is {kind_of(linear)}{of}; a linear map, plain or in bitsandbytes' 4 "
             f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
         )
-    if base.get_parameter("weight").requires_grad:
+    if whole_parameter(base).requires_grad:
         raise UserError(
             f"model: {where}.weight trains; only frozen {kind} weights can be left out "
             "(wrap the model with peft.get_peft_model first)"

@@ -1,7 +1,6 @@
 """What the sparse blocks of one model share: the switch, and the call in hand."""
 
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,21 +68,12 @@ class SparsityState:
         """What the next sparse call is to warn of."""
         self._looks_for_context = context_only
         """Until a batch had any."""
-        self._handle: Any = None
-
-    @property
-    def handle(self) -> Any:
-        """The `SparsityHandle` of this model, where there still is one."""
-        handle = None if self._handle is None else self._handle()
-        return handle if handle is not None and handle.state is self else None
-
-    @handle.setter
-    def handle(self, handle: Any) -> None:
-        self._handle = weakref.ref(handle)
+        self.handle: Any = None
+        """The `SparsityHandle` of this model; None of a copy's."""
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, or what was pickled, is of another model: its calls and its handle are not this one's.
-        return self.__dict__ | {"_handle": None, "call": None, "labels": None}
+        return self.__dict__ | {"handle": None, "call": None, "labels": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparsityState":
         copy = object.__new__(type(self))

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.sparse import attention, dropout, lora
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.attention import DropoutAttentionFunction
 from sparselora.sparse.dropout import FastDropout, keep_mask
 from sparselora.sparse.lora import FastLoraLinear, LoRALinearFunction
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
 
 CPU = torch.device("cpu")
@@ -223,7 +223,7 @@ def test_checkpointing_draws_the_same_masks_again() -> None:
     for checkpointing in (False, True):
         model = tiny_model("bert", dropout=0.2).double()
         accelerate(model)
-        sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.5))
+        sparsify(model, plain(svd_rank=3, ffn_sparsity=0.5))
         # Who looks gets the whole last layer, as under checkpointing.
         model.get_base_model().bert.encoder.register_forward_hook(lambda *_: None)
         if checkpointing:

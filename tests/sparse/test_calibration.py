@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.calibration_cache import fit
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate, from_tensors, to_tensors
 from sparselora.sparse.curves import calibrated_config, error_curves
 from sparselora.sparse.lowrank import SVDSparsityEstimator
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.test_tokens import completions, dense_tokens, tiny_decoder
 
 
@@ -74,8 +74,8 @@ def test_whitening_has_the_least_error_on_the_inputs_it_saw() -> None:
 
 def test_calibration_that_is_needed_and_missing() -> None:
     for config in (
-        SparsityConfig(estimator="whitened", svd_rank=3),
-        SparsityConfig(svd_rank=3, compensation="mean"),
+        plain(estimator="whitened", svd_rank=3),
+        plain(svd_rank=3, compensation="mean"),
     ):
         with pytest.raises(UserError, match="needs at least one batch"):
             sparsify(tiny_model("bert"), config)
@@ -83,14 +83,14 @@ def test_calibration_that_is_needed_and_missing() -> None:
             calibrate(tiny_model("bert"), [])
     with pytest.raises(UserError, match=r"cannot be called with \['pixels'\]"):
         calibrate(tiny_model("bert"), [{"pixels": torch.zeros(2, 3)}])
-    sparsify(tiny_model("bert"), SparsityConfig(estimator="static"), calibration=tiny_batch())
-    sparsify(tiny_model("bert"), SparsityConfig(estimator="static"), calibration=[tiny_batch()])
+    sparsify(tiny_model("bert"), plain(estimator="static"), calibration=tiny_batch())
+    sparsify(tiny_model("bert"), plain(estimator="static"), calibration=[tiny_batch()])
 
 
 def test_cache_by_weights_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSELORA_CACHE", str(tmp_path))
     model, batch = tiny_model("bert"), tiny_batch()
-    config = SparsityConfig(rule="calibrated", ffn_sparsity=0.5, svd_rank=3)
+    config = plain(rule="calibrated", ffn_sparsity=0.5, svd_rank=3)
     made = fit(model, config, [0.5] * 3, lambda: [batch])
     monkeypatch.setattr("sparselora.calibration_cache.calibrate", None)
     monkeypatch.setattr("sparselora.calibration_cache.error_curves", None)
@@ -107,7 +107,7 @@ def test_cache_by_weights_and_batches(tmp_path: Path, monkeypatch: pytest.Monkey
         next(model.parameters()).add_(1)
     with pytest.raises(TypeError, match="not callable"):
         fit(model, config, [0.5] * 3, lambda: [batch])
-    assert fit(model, SparsityConfig(svd_rank=3), [0.5] * 3, list).calibration is None
+    assert fit(model, plain(svd_rank=3), [0.5] * 3, list).calibration is None
 
 
 def test_error_curves_leave_the_model_and_rise() -> None:
@@ -115,7 +115,7 @@ def test_error_curves_leave_the_model_and_rise() -> None:
     batches = [tiny_batch(), tiny_batch(3, 7)]
     moments = calibrate(model, batches)
     before = dict(model.named_modules())
-    config = SparsityConfig(estimator="oracle", svd_rank=None)
+    config = plain(estimator="oracle", svd_rank=None)
     curves = error_curves(model, config, moments, batches)
     assert dict(model.named_modules()) == before
     assert model.training
@@ -125,13 +125,13 @@ def test_error_curves_leave_the_model_and_rise() -> None:
         assert curve == sorted(curve)
         assert curve[-1] > 0
     named = calibrated_config(
-        model, SparsityConfig(rule="calibrated", layer_sparsity={"layer.1": 0.1}), moments, batches
+        model, plain(rule="calibrated", layer_sparsity={"layer.1": 0.1}), moments, batches
     )
     values = list(named.layer_sparsity.values())
     assert values[1] == 0.1
     assert sum(values) / 3 == pytest.approx(0.65)
     with pytest.raises(UserError, match="calibrated_config"):
-        sparsify(model, SparsityConfig(rule="calibrated"), batches)
+        sparsify(model, plain(rule="calibrated"), batches)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

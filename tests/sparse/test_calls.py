@@ -11,14 +11,12 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from sparselora import SparsityConfig, UserError, sparsify
+from sparselora import UserError, sparsify
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.patch import SparsityHandle
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 
-CONFIG = SparsityConfig(
-    rule="uniform", svd_rank=3, ffn_sparsity=0.6, estimator="svd", sparse_warmup_ratio=0.0
-)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)
 SETTINGS = {
     **{name: {"estimator": name} for name in ESTIMATORS},
     "every": {"estimator": "random", "estimator_every": 3},

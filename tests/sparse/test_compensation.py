@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import FFNBlock, find_blocks
 from sparselora.sparse.calibration import LayerMoments, calibrate
 from sparselora.sparse.compensation import reduced_rank
 from sparselora.sparse.sparse_ffn import SparseFFN
 from sparselora.sparse.state import SparsityState
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.test_ffn import gradients, with_lora_on_the_ffn
 
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None)
 
 
 def calibrated_block(model_type: str) -> tuple[FFNBlock, LayerMoments, Tensor]:

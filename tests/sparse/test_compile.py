@@ -7,8 +7,8 @@ import torch
 import torch._dynamo as dynamo
 from torch._dynamo.utils import counters
 
-from sparselora import SparsityConfig, sparsify
-from tests.conftest import tiny_batch, tiny_model
+from sparselora import sparsify
+from tests.conftest import plain, tiny_batch, tiny_model
 
 
 @pytest.mark.parametrize("estimator", ["svd", "static"])
@@ -16,7 +16,7 @@ def test_one_graph_without_a_break(estimator: str) -> None:
     dynamo.reset()
     counters.clear()
     model = tiny_model("bert")
-    config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator=estimator)
+    config = plain(svd_rank=3, ffn_sparsity=0.6, estimator=estimator)
     handle = sparsify(model, config, calibration=tiny_batch())
     expected = copy.deepcopy(model)(**tiny_batch())
     assert dynamo.explain(model)(**tiny_batch()).graph_break_count == 0
@@ -44,7 +44,7 @@ def test_one_graph_without_a_break(estimator: str) -> None:
 def test_a_choice_kept_for_several_calls_is_refused() -> None:
     dynamo.reset()
     model = tiny_model("bert")
-    sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_every=2))
+    sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6, estimator_every=2))
     with pytest.raises(RuntimeError, match="estimator_every over 1"):
         torch.compile(model, backend="eager")(**tiny_batch())
 
@@ -54,7 +54,7 @@ def test_one_graph_for_batches_of_any_length() -> None:
     dynamo.reset()
     counters.clear()
     model = tiny_model("bert")
-    sparsify(model, SparsityConfig(svd_rank=2, ffn_sparsity=0.5))
+    sparsify(model, plain(svd_rank=2, ffn_sparsity=0.5))
     compiled = torch.compile(model, backend="eager")
     for length in (7, 8, 9, 11, 13):
         compiled(**tiny_batch(length=length)).loss.backward()

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.ffn import SparseFFNFunction
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 
 
 def gradients(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def test_equals_the_masked_dense_model(model_type: str, padded: bool, rows: int)
                 nn.init.normal_(linear.bias)
     pristine = copy.deepcopy(model)
     batch = tiny_batch(rows, padded=padded)
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6))
     got = gradients(model, batch)
     chosen = {name: ffn.chosen for name, ffn in handle._sparse.items()}
     assert all(indices.numel() == 15 for indices in chosen.values())
@@ -109,7 +109,7 @@ def test_lora_on_the_ffn_equals_the_masked_dense_model(model_type: str) -> None:
     """A channel left out is zero to lin2 and to its adapter: a mask between activation and lin2."""
     model = with_lora_on_the_ffn(model_type).double()
     reference = copy.deepcopy(model)
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6))
     assert all(ffn.block.has_adapters for ffn in handle._sparse.values())
     got = gradients(model, tiny_batch())
     for block in find_blocks(reference):
@@ -125,7 +125,7 @@ def test_lora_on_the_ffn_equals_the_masked_dense_model(model_type: str) -> None:
 
 def test_lora_on_the_ffn_keeps_its_dropout_and_bf16() -> None:
     model = with_lora_on_the_ffn("bert", lora_dropout=0.5)
-    sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None))
+    sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None))
     torch.manual_seed(0)
     first = model(**tiny_batch()).logits
     assert not torch.equal(model(**tiny_batch()).logits, first)
@@ -139,7 +139,7 @@ def test_lora_on_the_ffn_keeps_its_dropout_and_bf16() -> None:
 def test_every_channel_kept_equals_dense(model_type: str) -> None:
     model = tiny_model(model_type).double()
     expected = gradients(copy.deepcopy(model), tiny_batch())
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6))
     for ffn in handle._sparse.values():
         ffn.kept = ffn.block.intermediate_size
     assert_all_close(gradients(model, tiny_batch()), expected)
@@ -153,7 +153,7 @@ def test_gradient_checkpointing_takes_the_same_channels() -> None:
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         # `random` draws anew at each call: a recomputation that chose again would show.
-        sparsify(model, SparsityConfig(estimator="random", ffn_sparsity=0.5))
+        sparsify(model, plain(estimator="random", ffn_sparsity=0.5))
         results.append(gradients(model, batch))
     assert_all_close(results[1], results[0])
 
@@ -163,7 +163,7 @@ def test_bf16_under_autocast_stays_near_float32(model_type: str) -> None:
     model = tiny_model(model_type)
     pristine = copy.deepcopy(model)
     batch = tiny_batch()
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = gradients(model, batch)
     chosen = {name: ffn.chosen for name, ffn in handle._sparse.items()}
@@ -226,7 +226,7 @@ def test_function_against_autograd(
 
 def test_non_contiguous_input() -> None:
     model = tiny_model("distilbert").double()
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6))
     ffn = handle._sparse["layer.0"]
     x = torch.randn(5, 24, 3, dtype=torch.float64).permute(2, 0, 1)
     assert not x.is_contiguous()

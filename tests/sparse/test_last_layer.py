@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.dimensions import attention_kept_of, kept_of, model_dimensions
 from sparselora.flops import step_flops
 from sparselora.sparse.accelerate import accelerate
@@ -20,7 +20,7 @@ from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.first_token import HELD
 from sparselora.sparse.last_layer import reads_first_token
 from sparselora.sparse.selector import select_ffn_channels
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, gradients
 from tests.test_flops import IN_PLACE
 
@@ -100,7 +100,7 @@ def test_channels_are_chosen_by_the_tokens_that_are_computed(
     model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model(model_type)
-    handle = sparsify(model, SparsityConfig(estimator="oracle", ffn_sparsity=0.6))
+    handle = sparsify(model, plain(estimator="oracle", ffn_sparsity=0.6))
     block = handle.sparse_blocks[f"layer.{LAST}"]
     inputs: list[Tensor] = []
     select = block.select
@@ -114,7 +114,7 @@ def test_channels_are_chosen_by_the_tokens_that_are_computed(
 
 def test_sparse_queries_are_chosen_by_all_tokens() -> None:
     whole, short = (tiny_model("bert").double() for _ in range(2))
-    config = SparsityConfig(estimator="oracle", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.25)
+    config = plain(estimator="oracle", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.25)
     handles = [sparsify(model, config) for model in (whole, short)]
     handles[0]._acceleration.lengthen()
     expected = gradients(whole, tiny_batch())
@@ -198,7 +198,7 @@ def test_evaluation_is_whole_and_a_part_in_evaluation_mode_takes_no_other_along(
     assert tokens_of_the_last_activation(model.eval(), tiny_batch()) == 36
 
 
-@pytest.mark.parametrize("make", [accelerate, lambda m: sparsify(m, SparsityConfig(svd_rank=3))])
+@pytest.mark.parametrize("make", [accelerate, lambda m: sparsify(m, plain(svd_rank=3))])
 def test_remove_is_an_exact_inverse(make: Any) -> None:
     model = tiny_model("bert")
     before = {
@@ -215,7 +215,7 @@ def test_remove_is_an_exact_inverse(make: Any) -> None:
 
 
 def test_accelerated_and_then_made_sparse() -> None:
-    config = SparsityConfig(estimator="oracle", ffn_sparsity=0.6)
+    config = plain(estimator="oracle", ffn_sparsity=0.6)
     model, alone = (tiny_model("bert").double() for _ in range(2))
     before = dict(model.named_modules())
     acceleration = accelerate(model)
@@ -360,7 +360,7 @@ def test_what_is_put_around_a_stand_in_outlives_the_acceleration() -> None:
     )
     model = tiny_model("bert")
     acceleration = accelerate(model)
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.5))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.5))
     acceleration.remove()
     model(**tiny_batch())
     handle.remove()
@@ -376,7 +376,7 @@ def test_first_tokens_count_alike_when_channels_are_chosen() -> None:
     batch["attention_mask"][:, 0] = 0
     for tokens, rows in ((None, range(16)), (8, range(0, 16, 2)), (3, (0, 5, 10))):
         model = tiny_model("bert")
-        config = SparsityConfig(estimator="oracle", ffn_sparsity=0.6, estimator_tokens=tokens)
+        config = plain(estimator="oracle", ffn_sparsity=0.6, estimator_tokens=tokens)
         handle = sparsify(model, config)
         block = handle.sparse_blocks[f"layer.{LAST}"]
         seen: list[Any] = []
@@ -400,7 +400,7 @@ def test_flops_against_torchs_counter(model_type: str, sliced: bool) -> None:
     model = tiny_model(
         model_type, dropout=0.1, **changes
     )  # without it the counter misses attention
-    settings = SparsityConfig(
+    settings = plain(
         estimator="magnitude",
         ffn_sparsity=0.5,
         qk_sparsity=0.5 * sliced,

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from sparselora import SparsityConfig, accelerate, sparsify
+from sparselora import accelerate, sparsify
 from sparselora.sparse.loss import CrossEntropyFunction, causal_lm_loss
 from sparselora.sparse.tokens import IGNORED
-from tests.conftest import tiny_config
+from tests.conftest import plain, tiny_config
 from tests.sparse.test_ffn import assert_all_close
 from tests.sparse.test_tokens import completions, tiny_decoder
 
@@ -114,7 +114,7 @@ def test_a_loss_of_the_users_own_stays() -> None:
     model = tiny_decoder("llama")
     base = model.get_base_model()
     base.loss_function = ForCausalLMLoss
-    handle = sparsify(model, SparsityConfig(svd_rank=2, ffn_sparsity=0.5))
+    handle = sparsify(model, plain(svd_rank=2, ffn_sparsity=0.5))
     assert base.loss_function is ForCausalLMLoss
     handle.remove()
     assert vars(base)["_loss_function"] is ForCausalLMLoss

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, sparsify
+from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse import selector, state
 from sparselora.sparse.architectures import ARCHITECTURES
@@ -17,9 +17,9 @@ from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import calibrate
 from sparselora.sparse.mixed import sharing
 from sparselora.sparse.stand_in import HELD
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -90,7 +90,7 @@ def test_padding_does_not_change_the_choice() -> None:
     }
     for tokens in (None, 7):
         model = tiny_model("bert")
-        config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=tokens)
+        config = plain(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=tokens)
         handle = sparsify(model, config)
         choices = []
         for inputs in (batch, longer):
@@ -103,7 +103,7 @@ def test_report_counts_in_the_step() -> None:
     model = tiny_model("bert")
     handle = sparsify(
         model,
-        SparsityConfig(svd_rank=3, ffn_sparsity=0.6, layer_sparsity={"layer.0": 0.0}),
+        plain(svd_rank=3, ffn_sparsity=0.6, layer_sparsity={"layer.0": 0.0}),
     )
     assert handle.report()[1].realised_sparsity is None
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_a_dense_layer_is_left_untouched() -> None:
     model = tiny_model("bert")
     layer = model.get_base_model().bert.encoder.layer[0]
     before = (layer.intermediate.dense, layer.output.dense)
-    sparsify(model, SparsityConfig(ffn_sparsity=0.6, svd_rank=3, layer_sparsity={"layer.0": 0.0}))
+    sparsify(model, plain(ffn_sparsity=0.6, svd_rank=3, layer_sparsity={"layer.0": 0.0}))
     assert (layer.intermediate.dense, layer.output.dense) == before
 
 
@@ -160,13 +160,15 @@ def test_what_cannot_be_sliced_is_refused() -> None:
     two.base_model.set_adapter(["default", "other"])
     with pytest.raises(UserError, match="one is allowed"):
         sparsify(two, CONFIG)
-    plain = transformers.BertForSequenceClassification(tiny_model("bert").get_base_model().config)
+    unadapted = transformers.BertForSequenceClassification(
+        tiny_model("bert").get_base_model().config
+    )
     with pytest.raises(UserError, match=r"weight trains.*get_peft_model"):
-        sparsify(plain, CONFIG)
+        sparsify(unadapted, CONFIG)
     with pytest.raises(UserError, match="chunk_size_feed_forward=2"):
         sparsify(tiny_model("bert", chunk_size_feed_forward=2), CONFIG)
     with pytest.raises(UserError, match="svd_rank=30"):
-        sparsify(tiny_model("bert"), SparsityConfig(svd_rank=30))
+        sparsify(tiny_model("bert"), plain(svd_rank=30))
 
 
 def test_unknown_architecture_lists_the_known() -> None:
@@ -195,7 +197,7 @@ def find_unpatched(model: nn.Module) -> list:
 def test_a_deep_copy_has_a_batch_of_its_own(model_type: str) -> None:
     # The hook was a closure over the original's state: a copy scored padding, or an old batch's mask.
     model = tiny_model(model_type)
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6, estimator_tokens=None))
     clone = copy.deepcopy(model)
     for rows, length in ((4, 9), (6, 12)):
         batch = tiny_batch(rows, length)
@@ -220,7 +222,7 @@ def test_checkpointing_after_a_dense_start() -> None:
     # Dense forward passes were counted as ones that a backward pass was still due for.
     model = tiny_model("bert", dropout=0.1)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    config = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=0.5)
+    config = plain(svd_rank=3, ffn_sparsity=0.6, sparse_warmup_ratio=0.5)
     handle = sparsify(model, config)
     for step in range(1, 9):
         share = handle.set_step(step, 8)
@@ -234,9 +236,7 @@ def test_evaluation_in_between_does_not_shift_a_kept_choice() -> None:
     choices = []
     for evaluates in (False, True):
         model = tiny_model("bert")
-        handle = sparsify(
-            model, SparsityConfig(estimator="random", ffn_sparsity=0.6, estimator_every=3)
-        )
+        handle = sparsify(model, plain(estimator="random", ffn_sparsity=0.6, estimator_every=3))
         chosen = []
         for _ in range(7):
             model.train()
@@ -263,7 +263,7 @@ def test_calibration_of_another_model() -> None:
     moments = calibrate(tiny_model("bert"), [tiny_batch()])
     other = tiny_model("bert", intermediate_size=41)
     with pytest.raises(UserError, match=r"another model's; layer.0 is \(24, 41\)"):
-        sparsify(other, SparsityConfig(estimator="static"), moments)
+        sparsify(other, plain(estimator="static"), moments)
 
 
 def test_not_a_transformers_model() -> None:
@@ -339,7 +339,7 @@ def test_tokens_to_score_are_found_once_a_call(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(state, "positions_to_sample", noted)
     model = tiny_model("bert")
-    config = SparsityConfig(
+    config = plain(
         svd_rank=2, ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5, estimator_tokens=8
     )
     handle = sparsify(model, config)

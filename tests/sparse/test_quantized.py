@@ -12,20 +12,20 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from sparselora import SparsityConfig, UserError, calibrate, sparsify
+from sparselora import UserError, calibrate, sparsify
 from sparselora.sparse import linear_map
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.quantized import dequantized, give_back, is_quantized, keep_trainable
-from tests.conftest import tiny_batch, tiny_config
+from tests.conftest import plain, tiny_batch, tiny_config
 from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
 from tests.sparse.test_ffn import masked_reference as masked_ffn
 from tests.sparse.test_sparse_attention import masked_reference as masked_attention
 
 pytest.importorskip("bitsandbytes")
 BATCH = tiny_batch()
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)
 NEAR = {"rtol": 1e-4, "atol": 1e-5}
 """Nothing in 4 bits is float64."""
 
@@ -249,9 +249,7 @@ def test_a_kept_slice_follows_a_merge_and_its_inverse(ffn: bool, tmp_path: Path)
     # Taking an adapter out again quantizes anew: the names are those of before, the weights are not.
     model = quantized("llama", tmp_path, ffn=ffn)
     settings: dict[str, Any] = {"ffn_sparsity": 0.6} if ffn else {"qk_sparsity": 0.5}
-    handle = sparsify(
-        model, SparsityConfig(estimator="magnitude", **{"ffn_sparsity": 0.0} | settings)
-    )
+    handle = sparsify(model, plain(estimator="magnitude", **{"ffn_sparsity": 0.0} | settings))
     gradients(model, BATCH)
     model.merge_adapter()
     model.unmerge_adapter()

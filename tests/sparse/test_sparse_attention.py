@@ -12,13 +12,13 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, UserError, calibrate, sparsify
+from sparselora import UserError, calibrate, sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.attention_channels import HeadShape
 from sparselora.sparse.attention_norms import build_norms
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.projections import ROLES, find_attention
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
 from tests.sparse.test_ffn import masked_reference as masked_ffn
 from tests.sparse.test_tokens import (
@@ -29,8 +29,8 @@ from tests.sparse.test_tokens import (
     tiny_decoder,
 )
 
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.4)
-BOTH = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.4)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.4)
+BOTH = plain(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.4)
 
 
 def masked_reference(model: nn.Module, handle: Any) -> nn.Module:
@@ -91,7 +91,7 @@ def test_maps_without_an_adapter(model_type: str, projections: list[str]) -> Non
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_context_alone_with_a_sparse_ffn(model_type: str, scope: str) -> None:
     """Output tokens go through whole maps; context tokens through the masked ones."""
-    config = SparsityConfig(
+    config = plain(
         svd_rank=3,
         ffn_sparsity=0.0,
         qk_sparsity=0.5,
@@ -170,9 +170,7 @@ def test_peft_still_finds_its_adapters() -> None:
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_chooses(name: str) -> None:
     model = tiny_model("llama")
-    config = SparsityConfig(
-        estimator=name, svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.4
-    )
+    config = plain(estimator=name, svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.4)
     handle = sparsify(model, config, calibration=tiny_batch())
     gradients(model, tiny_batch())
     for each in handle.sparse_attention.values():
@@ -198,7 +196,7 @@ def test_oracle_and_static_norms_are_those_of_the_maps() -> None:
     moments = calibrate(model, [batch])["layer.1"].attention
     x = inputs["x"].reshape(-1, 24)
     for name, scale in (("oracle", 1.0), ("static", len(x) ** -0.5)):
-        config = SparsityConfig(estimator=name, qk_sparsity=0.5)
+        config = plain(estimator=name, qk_sparsity=0.5)
         norms = build_norms(layer, config, moments)(x, None)
         for role, norm in zip(("query", "key", "value"), norms, strict=True):
             expected = (x @ layer.weight(role).T + layer.bias(role)).norm(dim=0) * scale
@@ -213,7 +211,7 @@ def test_padding_does_not_change_the_choice() -> None:
         "labels": batch["labels"],
     }
     for tokens in (None, 7):
-        config = SparsityConfig(
+        config = plain(
             svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5, estimator_tokens=tokens
         )
         choices = []
@@ -231,9 +229,7 @@ def test_gradient_checkpointing_takes_the_same_channels() -> None:
         model = tiny_model("bert").double()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        config = SparsityConfig(
-            estimator="random", ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5
-        )
+        config = plain(estimator="random", ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5)
         sparsify(model, config)
         results.append(gradients(model, tiny_batch()))
     assert_all_close(results[1], results[0])
@@ -241,9 +237,7 @@ def test_gradient_checkpointing_takes_the_same_channels() -> None:
 
 @pytest.mark.parametrize("model_type", ["bert", "llama", "gpt2"])
 def test_bf16_under_autocast_stays_near_float32(model_type: str) -> None:
-    config = SparsityConfig(
-        estimator="magnitude", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5
-    )
+    config = plain(estimator="magnitude", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5)
     model = tiny_model(model_type)
     pristine = copy.deepcopy(model)
     handle = sparsify(model, config)
@@ -265,7 +259,7 @@ def test_dropout_keeps_its_rate() -> None:
 
 
 def test_state_goes_on() -> None:
-    config = SparsityConfig(estimator="random", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5)
+    config = plain(estimator="random", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5)
     model = tiny_model("bert").double()
     handle = sparsify(model, config)
     model(**tiny_batch())
@@ -278,14 +272,14 @@ def test_state_goes_on() -> None:
 
 
 def test_rules_and_named_layers() -> None:
-    config = SparsityConfig(qk_sparsity=0.4, rule="deeper", layer_vo_sparsity={"layer.0": 0.5})
+    config = plain(qk_sparsity=0.4, rule="deeper", layer_vo_sparsity={"layer.0": 0.5})
     assert config.attention_sparsities(4) == [(0.0, 0.5), (0.0, 0.0), (0.8, 0.0), (0.8, 0.0)]
-    named = SparsityConfig(qk_sparsity=0.4, rule="explicit")
+    named = plain(qk_sparsity=0.4, rule="explicit")
     assert named.attention_sparsities(2) == [(0.4, 0.0), (0.4, 0.0)]
     with pytest.raises(UserError, match=r"layer_qk_sparsity\.layer\.0=1"):
-        SparsityConfig(layer_qk_sparsity={"layer.0": 1.0})
+        plain(layer_qk_sparsity={"layer.0": 1.0})
     with pytest.raises(UserError, match="attention_scope=heads"):
-        SparsityConfig(attention_scope="heads")
+        plain(attention_scope="heads")
 
 
 @settings(deadline=None, max_examples=60)
@@ -342,7 +336,7 @@ def test_other_adapters_stay_whole_and_exact(variant: str) -> None:
     """DoRA and rank-stabilised LoRA on the attention, beside a sparse FFN."""
     model = tiny_decoder("llama", **{variant: True}).double()
     pristine = copy.deepcopy(model)
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6))
     got = gradients(model, completions())
     chosen = {name: ffn.chosen for name, ffn in handle.sparse_blocks.items()}
     assert_all_close(got, gradients(masked_ffn(pristine, chosen), completions()), **FLOAT32_LOSS)
@@ -376,7 +370,7 @@ def test_only_what_is_sliced_has_to_be_sliceable() -> None:
     config = LoraConfig(r=2, target_modules=["v_proj", "up_proj"], use_dora=True)
     model = get_peft_model(base, config).train()
     strides = {name: p.stride() for name, p in model.named_parameters()}
-    handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5))
+    handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.0, qk_sparsity=0.5))
     batch = tiny_batch()
     batch.pop("labels")
     model(**batch).last_hidden_state.sum().backward()
@@ -399,7 +393,7 @@ def test_a_rotation_of_some_channels_is_refused() -> None:
 def test_a_call_without_a_number_chooses_once() -> None:
     """Under torch.compile query and key of `random` kept channels that had nothing in common."""
     model = tiny_model("llama")
-    config = SparsityConfig(estimator="random", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5)
+    config = plain(estimator="random", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.5)
     sparse = sparsify(model, config).sparse_attention["layer.0"]
     sparse.state.forward_count = None
     x = torch.randn(2, 3, 24)
@@ -421,9 +415,7 @@ def test_a_merge_is_seen_by_what_was_gathered_before(lora: list[str]) -> None:
     base = transformers.AutoModelForSequenceClassification.from_config(tiny_config("bert"))
     targets = [paths[name] for name in lora]
     model = get_peft_model(base, LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
-    config = SparsityConfig(
-        estimator="magnitude", ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5
-    )
+    config = plain(estimator="magnitude", ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5)
     handle = sparsify(model.train(), config)
     batch = tiny_batch()
     gathered = []
@@ -446,7 +438,7 @@ def test_a_partial_rotation_matters_to_queries_and_keys_alone() -> None:
     model = transformers.AutoModelForCausalLM.from_config(config)
     targets = list(set(ARCHITECTURES["phi3"].attention))
     model = get_peft_model(model, LoraConfig(target_modules=targets)).train()
-    sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.0, vo_sparsity=0.5))
+    sparsify(model, plain(svd_rank=3, ffn_sparsity=0.0, vo_sparsity=0.5))
 
 
 def test_output_is_whole_where_value_is() -> None:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, UserError, sparsify
+from sparselora import UserError, sparsify
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.tokens import IGNORED, TokenSplit, permute
-from tests.conftest import tiny_batch, tiny_config, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.test_ffn import assert_all_close, gradients
 
 DECODERS = [name for name, row in ARCHITECTURES.items() if row.head_on_every_token]
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, tokens="context")
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6, tokens="context")
 FLOAT32_LOSS = {"rtol": 1e-5, "atol": 1e-6}
 """A language model's loss is of float32 logits, whatever the model's type."""
 
@@ -95,7 +95,7 @@ def test_channels_are_chosen_by_context_tokens_alone() -> None:
         batch = completions()
         batch["input_ids"][0, -1] = last  # a completion's own token, which nothing comes after
         model = tiny_decoder("llama")
-        handle = sparsify(model, SparsityConfig(svd_rank=3, ffn_sparsity=0.6, tokens="context"))
+        handle = sparsify(model, plain(svd_rank=3, ffn_sparsity=0.6, tokens="context"))
         model(**batch)
         choices.append([ffn.chosen.tolist() for ffn in handle.sparse_blocks.values()])
     assert choices[0] == choices[1]
@@ -210,17 +210,10 @@ def test_a_batch_without_context_chooses_with_the_other_ranks() -> None:
 def test_what_a_batch_without_context_chose_serves_no_other(part: str) -> None:
     """Attention kept it for `estimator_every` calls, where the FFN did not."""
     model = tiny_decoder("llama")
-    config = SparsityConfig(
-        rule="uniform",
-        estimator="svd",
-        svd_rank=3,
-        ffn_sparsity=0.6,
-        qk_sparsity=0.5,
-        tokens="context",
-        estimator_every=4,
+    handle = sparsify(
+        model,
+        plain(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, tokens="context", estimator_every=4),
     )
-    handle = sparsify(model, config)
-    handle.enable()
     batch = completions()
     alone = {"labels": batch["input_ids"], "attention_mask": torch.ones_like(batch["input_ids"])}
     chosen = []

@@ -1,0 +1,147 @@
+"""The classes of a data set: which labels there are, and what is odd about them."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sparselora.cells import are_whole, whole
+from sparselora.errors import UserError
+
+if TYPE_CHECKING:
+    from sparselora.schema import DataConfig
+
+MAX_CLASSES = 1000
+MAX_NAMES = 20
+"""How many names a message lists."""
+FEW = 8
+"""As many classes as any table may have, however few its rows."""
+MAX_FRACTIONS = 20
+"""How many distinct numbers with fractions may be classes, such as half stars."""
+SECRET = "-1"
+"""What hubs write for a label that is kept secret."""
+
+
+def tidy(labels: dict[str, list[str | None]], config: "DataConfig") -> dict[str, list[str | None]]:
+    """Return the labels of each split without blanks around them, missing ones as None.
+
+    Where both 1 and 1.0 stand there, as in a split with missing labels beside one without, they are the
+    same class. −1 is a missing label where a test split has nothing else, and where `data.missing_label`
+    says so.
+    """
+    tidied = {
+        name: [None if label is None else label.strip() or None for label in column]
+        for name, column in labels.items()
+    }
+    there = {label for column in tidied.values() for label in column if label is not None}
+    if are_whole(list(there)) and not all(label.endswith(".0") for label in there):
+        tidied = {
+            name: [None if label is None else whole(label) for label in column]
+            for name, column in tidied.items()
+        }
+    missing = None if config.missing_label is None else label_text(config.missing_label)
+    for name, column in tidied.items():
+        secret = name == "test" and {label for label in column if label is not None} == {SECRET}
+        tidied[name] = [
+            None if label == missing or (secret and label == SECRET) else label for label in column
+        ]
+    return tidied
+
+
+def label_text(label: Any) -> str:
+    """Return a label that a user gives as it stands in a tidy column."""
+    return str(label).strip()
+
+
+def found(frames: Iterable[pd.DataFrame], config: "DataConfig") -> list[str]:
+    """Return the classes that occur, in the order of their indices.
+
+    Raises:
+        UserError: fewer than two, or so many that they are no classes.
+    """
+    counts = Counter(label for frame in frames for label in frame["label"])
+    names = sorted(counts, key=_natural)
+    where = f"data.label_column={config.label_column}"
+    if len(names) < 2:
+        raise UserError(
+            f"{where}: {config.path} has one class ({names[0]!r}); two or more are needed"
+        )
+    rows = counts.total()
+    if len(names) > MAX_FRACTIONS and _are_fractions(names):
+        raise UserError(
+            f"{where}: {len(names)} distinct numbers with fractions ({_listed(names, 3)}); a class a row "
+            "is needed, a text or a whole number, and a number to predict is none"
+        )
+    if len(names) > max(FEW, rows / 2):
+        raise UserError(
+            f"{where}: {len(names)} distinct labels in {rows} rows ({_listed(names, 3)}); classes that "
+            "come back are needed, or data.labels=[…] names those to keep"
+        )
+    if len(names) > MAX_CLASSES:
+        raise UserError(
+            f"{where}: {len(names)} distinct labels; at most {MAX_CLASSES} classes are allowed"
+        )
+    return names
+
+
+def asked_for(config: "DataConfig", there: Collection[str]) -> list[str]:
+    """Return the classes that `data.labels` names, in its order.
+
+    Raises:
+        UserError: fewer than two, one twice, or one that is not among the labels that are there.
+    """
+    names = [label_text(label) for label in config.labels or ()]
+    if len(set(names)) < max(len(names), 2):
+        raise UserError(
+            f"data.labels=[{', '.join(names)}]: two or more labels, each once, are allowed"
+        )
+    missing = [name for name in names if name not in there]
+    if missing:
+        known = _listed(sorted(there, key=_natural), MAX_NAMES) or "none"
+        raise UserError(
+            f"data.labels: {', '.join(missing)} is in no row of {config.path}; "
+            f"{config.label_column} has {known}"
+        )
+    return names
+
+
+def notes(names: Sequence[str], config: "DataConfig") -> list[str]:
+    """Return what a user should know of the classes, a sentence each."""
+    said = []
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[" ".join(name.casefold().split())].append(name)
+    for same in alike.values():
+        if len(same) > 1:
+            said.append(
+                f"data.label_column={config.label_column}: {', '.join(map(repr, same))} are "
+                f"{len(same)} classes that differ by case or blanks alone"
+            )
+    if SECRET in names and config.labels is None:
+        said.append(
+            f"data.label_column={config.label_column}: −1 is taken for a class; data.missing_label=-1 "
+            "leaves those rows out"
+        )
+    return said
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    shown = ", ".join(name if len(name) <= 40 else f"{name[:39]}…" for name in names[:most])
+    more = len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _are_fractions(names: Sequence[str]) -> bool:
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+    return all(number.fullmatch(name) for name in names) and any(
+        not float(name).is_integer() for name in names
+    )
+
+
+def _natural(label: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)

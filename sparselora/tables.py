@@ -1,0 +1,198 @@
+"""Files that hold a table: CSV, TSV, JSON, JSONL and Parquet, each cell as it stands there.
+
+Nothing is guessed from a column: a text is a text, a whole number beside an empty cell stays whole, and
+2^60 + 1 keeps its digits. What a cell is to a run is for `sparselora.cells` to say.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from sparselora.errors import UserError
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+Row = tuple[int, list[str]]
+"""The line that a row begins on, from 1, and its fields."""
+
+
+def endings() -> tuple[str, ...]:
+    """Return the endings of the files that can be read."""
+    return (*DELIMITERS, *_READERS)
+
+
+def read_table(path: Path, quoting: str = "auto") -> pd.DataFrame:
+    """Return the cells of a file, by its ending; columns hold objects, None where a cell is empty.
+
+    Args:
+        quoting: of CSV and TSV: `csv`: a field may stand in quotes, and go over several lines; `none`: a
+            quote is a character as any other; `auto`: whichever the file is, see `_delimited`.
+
+    Raises:
+        UserError: it cannot be read, or could mean two things; the message names the line.
+    """
+    ending = path.suffix.lower().removeprefix(".")
+    try:
+        if ending in DELIMITERS:
+            frame = _delimited(path, DELIMITERS[ending], quoting)
+        else:
+            frame = _READERS[ending](path)
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.path={path}: byte {error.start} is no UTF-8; save the file as UTF-8"
+        ) from error
+    except (ValueError, OSError, csv.Error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"data.path={path}: cannot be read ({reason})") from error
+    if frame.empty:
+        raise UserError(f"data.path={path}: the file has no rows; at least one is needed")
+    return frame
+
+
+def _delimited(path: Path, delimiter: str, quoting: str) -> pd.DataFrame:
+    """Read CSV or TSV, whose quotes are either RFC 4180's or plain characters.
+
+    Read with the wrong one of the two, a text that begins with a quote swallows all lines up to the next
+    quote, without an error. So `auto` reads both ways. Where rows differ it takes the quoted reading only
+    if that is well-formed and the lines alone are not; anything else is the user's to say.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it holds a NUL character, so it is no text file")
+    plain = list(_rows(text, delimiter, csv.QUOTE_NONE)) if quoting != "csv" else []
+    if quoting == "none":
+        return _frame(path, plain)
+    if '"' not in text:
+        return _frame(path, plain or list(_rows(text, delimiter, csv.QUOTE_MINIMAL)))
+    try:
+        quoted = list(_rows(text, delimiter, csv.QUOTE_MINIMAL))
+    except csv.Error as error:
+        if quoting == "csv":
+            raise
+        lenient = list(_rows(text, delimiter, csv.QUOTE_MINIMAL, strict=False))
+        if len(lenient) != len(plain):
+            raise _swallowed(path, lenient, plain) from error
+        if _is_even(plain):  # quotes inside of texts, in a file that quotes nothing
+            return _frame(path, plain)
+        raise UserError(
+            f"data.path={path}: its quotes do not pair as in CSV ({error}), and without them rows differ "
+            "in length; a field with quotes or delimiters in it stands in quotes, its own quotes twice"
+        ) from error
+    if quoting == "csv" or len(quoted) == len(plain):
+        return _frame(path, quoted)
+    if _is_even(quoted) and not _is_even(plain):  # texts of several lines
+        return _frame(path, quoted)
+    raise _swallowed(path, quoted, plain)
+
+
+def _swallowed(path: Path, quoted: Sequence[Row], plain: Sequence[Row]) -> UserError:
+    starts = {line for line, _ in quoted}
+    first = next(line for line, _ in plain if line not in starts)
+    return UserError(
+        f"data.path={path}: has {len(quoted) - 1} rows if quotes are CSV's, {len(plain) - 1} if they are "
+        f"plain characters: line {first} would be part of the text before it; say data.quoting=csv or "
+        "data.quoting=none"
+    )
+
+
+def _rows(text: str, delimiter: str, quoting: Literal[0, 3], strict: bool = True) -> Iterator[Row]:
+    """Rows that are not blank, by Python's csv; strictly, a stray quote is an error."""
+    with _long_fields():
+        reader = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter=delimiter,
+            quoting=quoting,
+            strict=strict,
+        )
+        line = 1
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _is_even(rows: Sequence[Row]) -> bool:
+    return len({len(fields) for _, fields in rows}) <= 1
+
+
+def _frame(path: Path, rows: Sequence[Row]) -> pd.DataFrame:
+    """A row that is shorter than the header lacks its last cells; a longer one has moved columns."""
+    if not rows:
+        return pd.DataFrame()
+    (_, header), *body = rows
+    width = len(header)
+    for line, fields in body:
+        if any(fields[width:]):
+            raise UserError(
+                f"data.path={path}: line {line} has {len(fields)} fields where the header names "
+                f"{width}; a field that holds the delimiter stands in quotes"
+            )
+    columns = [
+        [(fields[place] or None) if place < len(fields) else None for _, fields in body]
+        for place in range(width)
+    ]
+    frame = pd.DataFrame(dict(enumerate(columns)), dtype=object)
+    frame.columns = pd.Index(header, dtype=object)
+    return frame
+
+
+def _json(path: Path) -> pd.DataFrame:
+    found = json.loads(path.read_bytes().decode("utf-8-sig"))
+    if not isinstance(found, list):
+        raise ValueError('a list of rows, [{"text": …}, …], is allowed')
+    return _of_mappings((f"row {index}", row) for index, row in enumerate(found))
+
+
+def _json_lines(path: Path) -> pd.DataFrame:
+    def rows() -> Iterator[tuple[str, Any]]:
+        # Not splitlines, which splits at characters that stand in texts too.
+        for index, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
+            if line.strip():
+                try:
+                    yield f"line {index}", json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"line {index} is no JSON: {error}") from error
+
+    return _of_mappings(rows())
+
+
+def _of_mappings(rows: Iterator[tuple[str, Any]]) -> pd.DataFrame:
+    kept: list[Mapping[str, Any]] = []
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} is a {type(row).__name__}; an object of columns is allowed")
+        kept.append(row)
+    names = dict.fromkeys(name for row in kept for name in row)
+    # By a Series each, or pandas would make lists and numbers of its own of them.
+    return pd.DataFrame(
+        {name: pd.Series([row.get(name) for row in kept], dtype=object) for name in names}
+    )
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, dtype_backend="pyarrow")
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "json": _json,
+    "jsonl": _json_lines,
+    "parquet": _parquet,
+}
