@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sparselora.errors import UserError
 from sparselora.sparse.blocks import FFNBlock, find_blocks, get_called
 from sparselora.sparse.calls import padding_mask
+from sparselora.sparse.linear_map import module_at
 from sparselora.sparse.quantized import give_back, keep_trainable
 from sparselora.sparse.tokens import output_tokens
 
@@ -89,9 +90,7 @@ class _Sums:
         self.attention: list[Tensor] = []
 
     def add(self, hidden_states: Tensor, mask: Tensor | None) -> None:
-        x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        if mask is not None:
-            x = x[mask.reshape(-1) != 0]
+        x = _scored(hidden_states, mask)
         a = self.block.activations(x)
         x, a = x.double(), a.double()
         new = [x.sum(0), x.T @ x, a.sum(0), a.square().sum(0), x.T @ a]
@@ -101,10 +100,7 @@ class _Sums:
         self.tokens += len(x)
 
     def add_attention(self, hidden_states: Tensor, mask: Tensor | None) -> None:
-        x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        if mask is not None:
-            x = x[mask.reshape(-1) != 0]
-        x = x.double()
+        x = _scored(hidden_states, mask).double()
         new = [x.sum(0), x.T @ x]
         self.attention = self.attention or [torch.zeros_like(more) for more in new]
         for total, more in zip(self.attention, new, strict=True):
@@ -118,7 +114,16 @@ class _Sums:
                 dist.all_reduce(total)
         if not count:
             raise UserError("calibration: its batches hold no token that is real and context")
-        return LayerMoments(*(total / count for total in (*self.sums, *self.attention)))
+        attention = self.attention or [torch.full_like(each, torch.nan) for each in self.sums[:2]]
+        return LayerMoments(*(total / count for total in (*self.sums, *attention)))
+
+
+def _scored(hidden_states: Tensor, mask: Tensor | None) -> Tensor:
+    """(n, d), of the tokens of the mask; a prompt's virtual tokens before them are none."""
+    if mask is not None and hidden_states.dim() == 3:
+        hidden_states = hidden_states[:, -mask.shape[1] :]
+    x = hidden_states.reshape(-1, hidden_states.shape[-1])
+    return x if mask is None else x[mask.reshape(-1) != 0]
 
 
 @torch.no_grad()
@@ -173,7 +178,9 @@ def calibrate(
     hooks = [get_called(model).register_forward_pre_hook(note, with_kwargs=True)]
     for name, each in sums.items():
         hooks.append(each.block.entry.register_forward_pre_hook(collect(name)))  # type: ignore[arg-type]
-        query = each.block.layer.get_submodule(each.block.architecture.attention[0])
+        query = module_at(each.block.layer, each.block.architecture.attention[0])
+        if query is None:
+            continue  # an adapter is around the attention, which is refused where it is to be sparse
         hooks.append(query.register_forward_pre_hook(collect_attention(name)))  # type: ignore[arg-type]
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device

@@ -136,7 +136,9 @@ class LinearMap:
         return Adapter(
             layer.lora_A[name].weight,
             b if self.part is None else b.chunk(2)[self.part],
-            layer.scaling[name],
+            float(
+                layer.scaling[name]
+            ),  # a tensor, where a compiled model is to take other adapters
             layer.lora_dropout[name],
         )
 

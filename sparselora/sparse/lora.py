@@ -209,7 +209,13 @@ class _FastLora:
             weight = weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         y: Tensor = LoRALinearFunction.apply(
-            x.reshape(-1, x.shape[-1]).to(dtype), weight, bias, a, b, layer.scaling[name], rate
+            x.reshape(-1, x.shape[-1]).to(dtype),
+            weight,
+            bias,
+            a,
+            b,
+            float(layer.scaling[name]),
+            rate,
         )
         return y.view(*x.shape[:-1], y.shape[-1])
 

@@ -5,6 +5,7 @@ its own: wherever others move it, wrap it or copy it, it keeps its parameters, h
 no class of theirs is touched. Whoever puts a mixin on is an owner; it goes with the last of them.
 """
 
+import importlib
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -131,6 +132,8 @@ def _reduce(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _empty(kind: type[nn.Module], *mixins: type) -> nn.Module:
+    # The config of what is loaded here may name our attention, which another process has not registered.
+    importlib.import_module("sparselora.sparse.attention").register()
     for mixin in mixins:
         kind = mixed(mixin, kind)
     return kind.__new__(kind)

@@ -242,3 +242,41 @@ def test_attention_under_an_adaption_prompt_is_refused_by_name() -> None:
     ):
         sparsify(model, dataclasses.replace(CONFIG, qk_sparsity=0.5))
     assert classes == [type(module) for module in model.modules()]
+
+
+@pytest.mark.parametrize("tokens", ["all", "context"])
+@pytest.mark.parametrize(
+    "method", ["ADAPTION_PROMPT", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "IA3", "ADALORA"]
+)
+def test_a_calibration_leaves_out_what_the_method_adds(method: str, tokens: str) -> None:
+    model = with_method(method, "llama", "CAUSAL_LM", "attention")
+    config = SparsityConfig(
+        estimator="static", compensation="mean", ffn_sparsity=0.6, tokens=tokens, svd_rank=3
+    )
+    stock = copy.deepcopy(model)
+    handle = sparsify(model, config, calibration=batch_of("CAUSAL_LM", method))
+    got = step(model, "CAUSAL_LM", method)
+    assert torch.isfinite(got["loss"])
+    assert all(ffn.calls == 1 for ffn in handle.sparse_blocks.values())
+    handle.remove()
+    assert_all_close(step(model, "CAUSAL_LM", method), step(stock, "CAUSAL_LM", method), **NEAR)
+
+
+@pytest.mark.parametrize("saved", ["attention.output.dense", "intermediate.dense", "output.dense"])
+def test_modules_to_save_of_a_block_are_refused_or_trained(saved: str) -> None:
+    torch.manual_seed(0)
+    base = transformers.AutoModelForSequenceClassification.from_config(tiny_config("bert"))
+    given = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    model = peft.get_peft_model(base, given).train().double()
+    handle = sparsify(model, CONFIG)
+    stock = copy.deepcopy(model)
+    model.add_adapter("two", peft.LoraConfig(target_modules=["query"], modules_to_save=[saved]))
+    model.set_adapter("two")
+    if saved.startswith("attention"):
+        model(**tiny_batch())
+    else:
+        with pytest.raises(UserError, match=r"ModulesToSaveWrapper.*changed after sparsify"):
+            model(**tiny_batch())
+    with handle.dense():
+        assert torch.isfinite(model(**tiny_batch()).loss)
+    assert torch.isfinite(stock(**tiny_batch()).loss)

@@ -1,6 +1,8 @@
 """A patch that fails leaves no trace, what is saved meanwhile is the model, `remove` gives all back."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +301,18 @@ def test_what_is_looked_at_inside_an_adapter_is_called() -> None:
     seen.clear()
     assert_all_close(gradients(model, tiny_batch()), gradients(stock, tiny_batch()))
     assert len(seen) == 2 * expected
+
+
+@pytest.mark.parametrize("way", ["accelerate", "sparsify"])
+def test_a_pickled_model_runs_in_a_process_of_its_own(way: str, tmp_path: Path) -> None:
+    """Its config named an attention that only a process which had accelerated a model knew."""
+    model = tiny_model("bert")
+    accelerate(model) if way == "accelerate" else sparsify(model, CONFIG)
+    torch.save((model, tiny_batch(), model(**tiny_batch()).logits.detach()), tmp_path / "model.pt")
+    code = (
+        "import sys, torch; model, batch, expected = torch.load(sys.argv[1], weights_only=False); "
+        "torch.testing.assert_close(model(**batch).logits, expected)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
