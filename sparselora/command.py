@@ -49,6 +49,9 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (*messages.USER_MISTAKES, TrainingError) as error:
         if wants_traceback:
             traceback.print_exc()
