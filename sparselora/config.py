@@ -17,7 +17,8 @@ from sparselora.effects import check_dense_effects, check_effects, without_effec
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.schedule import kept_channels, layer_sparsities, names_layer
 from sparselora.schema import PROJECTIONS, QUOTINGS, TASKS, Quantization, RunConfig, TrainConfig
-from sparselora.sparse.config import ESTIMATORS, check_at_least, check_choice, check_share
+from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.validate import check_at_least, check_choice, check_share
 from sparselora.suggest import unknown_key
 
 if TYPE_CHECKING:

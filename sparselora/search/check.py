@@ -10,7 +10,7 @@ from sparselora.schema import RunConfig, Timing
 from sparselora.search.outcome import get_objectives
 from sparselora.search.samplers import check_sampler
 from sparselora.search.space import Check, Space
-from sparselora.sparse.config import check_at_least
+from sparselora.sparse.validate import check_at_least
 
 
 def check_search(

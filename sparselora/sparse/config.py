@@ -1,6 +1,5 @@
 """What a sparse model is made of, checked at construction. No torch, no Hydra."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -9,6 +8,13 @@ from typing import Any, Self
 from sparselora.errors import UserError
 from sparselora.schedule import RULES, Phases, layer_sparsities
 from sparselora.sparse.named import settings
+from sparselora.sparse.validate import (
+    check_choice,
+    check_phases,
+    check_sparsity,
+    is_count,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -52,59 +58,9 @@ ESTIMATORS: Mapping[str, EstimatorKind] = MappingProxyType(
     }
 )
 
-PHASE_KEYS = ("sparse_warmup_ratio", "sparse_rampup_ratio", "sparse_cooldown_ratio")
 TOKENS = ("all", "context")
 SCOPES = ("per_head", "all_heads")
 COMPENSATIONS = ("none", "mean", "lowrank")
-
-
-def check_sparsity(key: str, value: float) -> None:
-    """Raise a `UserError` that names `key` unless 0 ≤ value < 1."""
-    if not isinstance(value, int | float) or math.isnan(value) or not 0.0 <= value < 1.0:
-        raise UserError(
-            f"{key}={_shown(value)}: a sparsity from 0 up to, not including, 1 is allowed"
-        )
-
-
-def check_at_least(key: str, value: float | None, least: float) -> None:
-    """Raise a `UserError` that names `key` unless it is null or a finite number ≥ least."""
-    if value is not None and not (math.isfinite(value) and value >= least):
-        raise UserError(f"{key}={_shown(value)}: a finite number of at least {least:g} is allowed")
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise a `UserError` that names `key` unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise UserError(f"{key}={value}: one of {', '.join(allowed)} is allowed")
-
-
-def check_share(key: str, value: float) -> None:
-    """Raise a `UserError` that names `key` unless 0 ≤ value < 1."""
-    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-        raise UserError(f"{key}={_shown(value)}: a share from 0 up to, not including, 1 is allowed")
-
-
-def check_phases(warmup: float, rampup: float, cooldown: float) -> None:
-    """Raise a `UserError` unless each is a share in [0, 1) and together they leave some steps."""
-    for name, value in zip(PHASE_KEYS, (warmup, rampup, cooldown), strict=True):
-        check_share(name, value)
-    total = warmup + rampup + cooldown
-    if total >= 1.0:
-        raise UserError(
-            f"{' + '.join(PHASE_KEYS)} = {total:g}: together less than 1 is allowed, or no step would "
-            "run at the sparsity asked for"
-        )
-
-
-def _shown(value: object) -> str:
-    # As it stands on a command line.
-    if value is None:
-        return "null"
-    return f"{value:g}" if isinstance(value, int | float) else repr(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class _OfTheCommand:
@@ -188,19 +144,19 @@ class SparsityConfig:
         check_choice("attention_scope", self.attention_scope, SCOPES)
         check_choice("schedule.rule", self.rule, RULES)
         check_choice("estimator.name", self.estimator, tuple(ESTIMATORS))
-        if ESTIMATORS[self.estimator].has_rank and not _is_count(self.svd_rank):
+        if ESTIMATORS[self.estimator].has_rank and not is_count(self.svd_rank):
             raise UserError(
-                f"svd_rank={_shown(self.svd_rank)}: a whole number from 1 to "
+                f"svd_rank={shown(self.svd_rank)}: a whole number from 1 to "
                 "min(hidden_size, intermediate_size) is allowed"
             )
-        if self.estimator_tokens is not None and not _is_count(self.estimator_tokens):
+        if self.estimator_tokens is not None and not is_count(self.estimator_tokens):
             raise UserError(
-                f"estimator.tokens={_shown(self.estimator_tokens)}: a whole number of at least 1, or "
+                f"estimator.tokens={shown(self.estimator_tokens)}: a whole number of at least 1, or "
                 "null for all tokens, is allowed"
             )
-        if not _is_count(self.estimator_every):
+        if not is_count(self.estimator_every):
             raise UserError(
-                f"estimator.every={_shown(self.estimator_every)}: a whole number of at least 1 is "
+                f"estimator.every={shown(self.estimator_every)}: a whole number of at least 1 is "
                 "allowed"
             )
         check_choice("tokens", self.tokens, TOKENS)
@@ -209,9 +165,9 @@ class SparsityConfig:
                 f"sink_tokens={self.sink_tokens}: a whole number of at least 0 is allowed"
             )
         check_choice("compensation.name", self.compensation, COMPENSATIONS)
-        if not _is_count(self.compensation_rank):
+        if not is_count(self.compensation_rank):
             raise UserError(
-                f"compensation.rank={_shown(self.compensation_rank)}: a whole number from 1 to "
+                f"compensation.rank={shown(self.compensation_rank)}: a whole number from 1 to "
                 "hidden_size is allowed"
             )
         check_phases(self.sparse_warmup_ratio, self.sparse_rampup_ratio, self.sparse_cooldown_ratio)

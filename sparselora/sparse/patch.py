@@ -10,12 +10,13 @@ from sparselora.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.blocks import find_blocks
 from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
 from sparselora.sparse.calls import state_of
-from sparselora.sparse.config import PHASE_KEYS, SparsityConfig
+from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.handle import LayerReport, SparsityHandle
 from sparselora.sparse.projections import find_attention
 from sparselora.sparse.sparse_attention import SparseAttention
 from sparselora.sparse.sparse_ffn import SparseFFN
 from sparselora.sparse.state import SparsityState
+from sparselora.sparse.validate import PHASE_KEYS
 
 __all__ = ["LayerReport", "SparsityHandle", "sparsify"]
 

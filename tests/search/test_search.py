@@ -268,7 +268,7 @@ def test_a_study_is_never_mixed_with_another(
         (["hydra.sweeper.n_jobs=2"], "hydra.sweeper.n_jobs=2: without effect"),
         (["hydra/launcher=parallel"], "hydra/launcher=parallel: without effect with"),
         (["hydra.sweeper.named=[nope]"], "experiment=nope: unknown; one of best, dense,"),
-        (["hydra.sweeper.seeds=3"], "Could not override 'hydra.sweeper.seeds'"),
+        (["hydra.sweeper.seeds=3"], "hydra.sweeper.seeds: unknown key"),
         (["hydra/sweeper/sampler=nope"], "hydra/sweeper/sampler=nope: unknown; one of"),
         (["hydra.sweeper.sampler.seed=3"], "hydra.sweeper.sampler.seed=3: without effect"),
         (["hydra/sweeper/sampler=gp"], "hydra/sweeper/sampler=gp: it models just"),
