@@ -13,17 +13,17 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, accelerate, sparsify
+from sparselora import accelerate, sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
-from tests.conftest import tiny_batch, tiny_config
+from tests.conftest import plain, tiny_batch, tiny_config
 from tests.sparse.test_ffn import assert_all_close
 from tests.sparse.test_peft_operations import chosen_by, mask
 
 METHODS = sorted(getattr(each, "name", str(each)) for each in PEFT_TYPE_TO_CONFIG_MAPPING)
 MODELS = [("bert", "SEQ_CLS"), ("llama", "CAUSAL_LM"), ("llama", "SEQ_CLS"), ("gpt2", "CAUSAL_LM")]
-CONFIG = SparsityConfig(estimator="svd", svd_rank=3, ffn_sparsity=0.6)
+CONFIG = plain(estimator="svd", svd_rank=3, ffn_sparsity=0.6)
 SPECIAL: dict[str, dict[str, Any]] = {
     "ADALORA": {"total_step": 100, "init_r": 4, "target_r": 2},
     "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 2, "target_modules": None},
@@ -250,7 +250,7 @@ def test_attention_under_an_adaption_prompt_is_refused_by_name() -> None:
 )
 def test_a_calibration_leaves_out_what_the_method_adds(method: str, tokens: str) -> None:
     model = with_method(method, "llama", "CAUSAL_LM", "attention")
-    config = SparsityConfig(
+    config = plain(
         estimator="static", compensation="mean", ffn_sparsity=0.6, tokens=tokens, svd_rank=3
     )
     stock = copy.deepcopy(model)

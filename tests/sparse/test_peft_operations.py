@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparselora import SparsityConfig, accelerate, sparsify
+from sparselora import accelerate, sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.blocks import find_blocks
-from tests.conftest import tiny_batch, tiny_config
-from tests.sparse.test_ffn import assert_all_close, gradients
+from tests.conftest import plain, tiny_batch, tiny_config
+from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
 
 TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]
-CONFIG = SparsityConfig(estimator="svd", svd_rank=3, ffn_sparsity=0.6)
+CONFIG = plain(estimator="svd", svd_rank=3, ffn_sparsity=0.6)
 
 
 def maps_of(model_type: str, where: str) -> list[str]:
@@ -252,9 +252,7 @@ def test_a_merged_model_in_evaluation_is_dense(
     """The activation handed its input on while lin2 was PEFT's again: lin2(lin1(x)), without a word."""
     model = adapted(model_type, where, dtype)
     expected = copy.deepcopy(model).merge_and_unload().eval()(**tiny_batch()).logits
-    config = SparsityConfig(
-        ffn_sparsity=0.6, svd_rank=3, qk_sparsity=attention, vo_sparsity=attention
-    )
+    config = plain(ffn_sparsity=0.6, svd_rank=3, qk_sparsity=attention, vo_sparsity=attention)
     handle = sparsify(model, config)
     model(**tiny_batch()).loss.backward()
     merged = model.merge_and_unload()
@@ -386,10 +384,33 @@ def test_taken_back_in_any_order(order: list[str], copied: bool, model_type: str
 def test_a_switch_between_calls_reaches_what_is_kept() -> None:
     """A slice that was gathered once held the weights of before a checkpoint was loaded."""
     model, stock = adapted("bert"), adapted("bert")
-    handle = sparsify(model, SparsityConfig(estimator="magnitude", ffn_sparsity=0.5))
+    handle = sparsify(model, plain(estimator="magnitude", ffn_sparsity=0.5))
     model(**tiny_batch())
     other = {name: value + 0.1 for name, value in stock.state_dict().items()}
     for each in (model, stock):
         each.load_state_dict(other)
     got = gradients(model, tiny_batch())
     assert_all_close(got, gradients(mask(stock, chosen_by(handle)), tiny_batch()))
+
+
+@pytest.mark.parametrize("operation", [add_and_switch, merge_and_wrap, load])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_bfloat16_models_are_followed_as_near_as_masked_ones(
+    model_type: str, operation: Any, tmp_path: Path
+) -> None:
+    """PEFT keeps the adapters of such a model in float32."""
+    results, chosen = {}, {}
+    for name, dtype in (("sparse", torch.bfloat16), ("masked", torch.bfloat16), ("exact", None)):
+        model = adapted(model_type, "ffn", torch.bfloat16)
+        handle = sparsify(model, plain(estimator="magnitude", ffn_sparsity=0.6))
+        torch.manual_seed(7)
+        model = operation(model, model_type, tmp_path / name)
+        if name == "sparse":
+            results[name] = gradients(model, tiny_batch())
+            chosen = chosen_by(handle)
+            continue
+        handle.remove()
+        model = model if dtype else model.float()
+        results[name] = gradients(mask(model, chosen), tiny_batch())
+    assert results["sparse"].keys() == results["masked"].keys()
+    assert_as_near(results["sparse"], results["masked"], results["exact"])

@@ -19,10 +19,10 @@ from sparselora.sparse import accelerate as accelerate_module
 from sparselora.sparse import handle as handle_module
 from sparselora.sparse.architectures import ARCHITECTURES
 from sparselora.sparse.lora import FastLoraLinear
-from tests.conftest import tiny_batch, tiny_model
+from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.test_ffn import assert_all_close, gradients
 
-CONFIG = SparsityConfig(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.5)
+CONFIG = plain(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.5)
 TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]
 
 
@@ -103,9 +103,9 @@ def test_a_patch_that_fails_leaves_the_model_as_it_was(
 @pytest.mark.parametrize(
     "config",
     [
-        SparsityConfig(svd_rank=30),
-        SparsityConfig(estimator="static"),
-        SparsityConfig(layer_sparsity={"layer.9": 0.5}),
+        plain(svd_rank=30),
+        plain(estimator="static"),
+        plain(layer_sparsity={"layer.9": 0.5}),
     ],
 )
 def test_a_refusal_leaves_the_model_as_it_was(config: SparsityConfig) -> None:
@@ -124,9 +124,7 @@ def test_what_is_saved_while_sparse_is_the_model(
     """safetensors takes contiguous tensors alone, and refused the columns that lie as rows."""
     model = tiny_model(model_type).to(dtype)
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    sparsify(
-        model, CONFIG if model_type != "phi3" else SparsityConfig(svd_rank=3, ffn_sparsity=0.6)
-    )
+    sparsify(model, CONFIG if model_type != "phi3" else plain(svd_rank=3, ffn_sparsity=0.6))
     save_file(model.state_dict(), tmp_path / "whole.safetensors")
     loaded = load_file(tmp_path / "whole.safetensors")
     assert loaded.keys() == expected.keys()
