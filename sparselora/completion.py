@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from sparselora.batches import TokenizedSplit
+from sparselora.batches import TokenizedSplit, encode
+from sparselora.chat_template import check_user_messages, render_chat
 from sparselora.data import Split
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
@@ -39,10 +40,17 @@ def tokenize_completions(
     if not len(split):
         return TokenizedSplit([], [])
     assert split.completions is not None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "task=causal_lm: the model's tokenizer has no end-of-text token, which ends a completion; "
+            'set "eos_token" in its tokenizer_config.json'
+        )
     chats = chat_template and tokenizer.chat_template is not None
+    if chats:
+        check_user_messages(tokenizer)
     prompts = _prompts(tokenizer, split.texts, chats)
     plain = {"add_special_tokens": False, "return_attention_mask": False}
-    completions = tokenizer(split.completions, **plain)["input_ids"]
+    completions = encode(tokenizer, split.completions, **plain)["input_ids"]
     features, labels, cut = [], [], 0
     for row, completion in enumerate(completions):
         prompt, answer = prompts[row], [*completion, tokenizer.eos_token_id]
@@ -67,7 +75,8 @@ def tokenize_completions(
 def _prompts(tokenizer: Any, texts: Sequence[str], chats: bool) -> list[list[int]]:
     if chats:
         texts = [_chat(tokenizer, text) for text in texts]
-    ids: list[list[int]] = tokenizer(
+    ids: list[list[int]] = encode(
+        tokenizer,
         list(texts),
         add_special_tokens=not chats,  # a template writes them itself
         return_attention_mask=False,
@@ -77,10 +86,7 @@ def _prompts(tokenizer: Any, texts: Sequence[str], chats: bool) -> list[list[int
 
 
 def _chat(tokenizer: Any, text: str) -> str:
-    chat: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-    )
-    return chat
+    return render_chat(tokenizer, [{"role": "user", "content": text}])
 
 
 def _shorter(tokenizer: Any, text: str, over: int, chats: bool, end: str) -> list[int] | None:
