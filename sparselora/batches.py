@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparselora.errors import UserError, in_one_line
 from sparselora.sparse.tokens import IGNORED
 from sparselora.splits import Split
 
@@ -35,9 +36,26 @@ def tokenize(tokenizer: Any, split: Split, max_length: int) -> TokenizedSplit:
     """Token ids of each example, cut at `max_length` tokens."""
     if not len(split):
         return TokenizedSplit([], [])
-    encoded = tokenizer(split.texts, split.pairs, truncation=True, max_length=max_length)
+    encoded = encode(tokenizer, split.texts, split.pairs, truncation=True, max_length=max_length)
     features = [{name: encoded[name][index] for name in encoded} for index in range(len(split))]
     return TokenizedSplit(features, split.labels)
+
+
+def encode(tokenizer: Any, *texts: Any, **how: Any) -> Any:
+    """Call the tokenizer on texts.
+
+    Raises:
+        UserError: it fails, as one whose vocabulary has no token for what it does not know.
+    """
+    try:
+        return tokenizer(*texts, **how)
+    except MemoryError:
+        raise
+    except Exception as error:  # the fast ones raise bare exceptions
+        raise UserError(
+            f"model.name_or_path={tokenizer.name_or_path}: its tokenizer fails on the texts "
+            f"({in_one_line(error)}); one with its whole vocabulary is needed"
+        ) from error
 
 
 def collate(tokenizer: Any, split: TokenizedSplit, indices: list[int]) -> dict[str, Tensor]:

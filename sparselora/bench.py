@@ -126,16 +126,18 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
 
     import torch
 
+    from sparselora.model import load_model_config
     from sparselora.sparse.tokens import IGNORED
 
     timed = run.measure.batches * run.train.gradient_accumulation_steps
     count = max(timed, run.calibration.batches)
     if run.bench.seq_len is not None:
         generator = torch.Generator().manual_seed(run.seed)
+        known = min(len(tokenizer), load_model_config(run.model).vocab_size)
         size = (run.train.batch_size, run.bench.seq_len)
         drawn = [
             {
-                "input_ids": torch.randint(len(tokenizer), size, generator=generator),
+                "input_ids": torch.randint(known, size, generator=generator),
                 "attention_mask": torch.ones(size, dtype=torch.long),
                 "labels": torch.randint(2, size[:1], generator=generator),
             }
@@ -149,9 +151,11 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
     from sparselora.batches import training_batches
     from sparselora.checks import load_run_data
     from sparselora.tasks import TASKS
+    from sparselora.token_checks import check_tokens
 
     data = load_run_data(run)
     split = TASKS[run.task.name].tokenize(tokenizer, data.splits["train"], run)
+    check_tokens(run, tokenizer, {"train": split}, load_model_config(run.model))
     endless = training_batches(tokenizer, split, run.train.batch_size, run.seed)
     real = list(itertools.islice(endless, count))
     return real[:timed], real[: run.calibration.batches], data.label_names

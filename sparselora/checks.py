@@ -55,14 +55,15 @@ def load_run_data(run: RunConfig) -> LoadedData:
 
 
 def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
-    """`check_model` against the config of the run's own model, and the device and the run to
-    resume against the machine.
+    """`check_model` against the config of the run's own model, its tokenizer, and the device and the
+    run to resume against the machine.
 
     Returns:
         The sparsity asked of each layer.
     """
     from sparselora.device import choose_device
-    from sparselora.model import load_model_config
+    from sparselora.model import load_model_config, load_tokenizer
+    from sparselora.positions import usable_positions
     from sparselora.sparse.blocks import get_architecture, get_model_shape
 
     choose_device(run.train.device)
@@ -76,7 +77,7 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
             f"task=causal_lm: model={run.model.name} is an encoder; a decoder, such as model=smollm2, "
             "is allowed"
         )
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = usable_positions(config)
     lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
     for key, length in lengths.items():
         if longest is not None and length is not None and length > longest:
@@ -84,4 +85,6 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
                 f"{key}={length}: this model has {longest} positions; a whole number up to "
                 f"{longest} is allowed"
             )
-    return check_model(run, get_model_shape(config), keys)
+    sparsities = check_model(run, get_model_shape(config), keys)
+    load_tokenizer(run.model)
+    return sparsities

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from sparselora.batches import TokenizedSplit
+from sparselora.batches import TokenizedSplit, encode
+from sparselora.chat_template import check_user_messages, render_chat
 from sparselora.errors import UserError
 from sparselora.sparse.tokens import IGNORED
 from sparselora.splits import Message, Split
@@ -41,11 +42,18 @@ def tokenize_completions(
     if not len(split):
         return TokenizedSplit([], [])
     assert split.completions is not None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "task=causal_lm: the model's tokenizer has no end-of-text token, which ends a completion; "
+            'set "eos_token" in its tokenizer_config.json'
+        )
     chats = chat_template and tokenizer.chat_template is not None
+    if chats and split.chats is None:
+        check_user_messages(tokenizer)
     rows: Sequence[Prompt] = split.chats or split.texts
     prompts = _prompts(tokenizer, rows, chats)
     plain = {"add_special_tokens": False, "return_attention_mask": False}
-    completions = tokenizer(split.completions, **plain)["input_ids"]
+    completions = encode(tokenizer, split.completions, **plain)["input_ids"]
     features, labels, cut = [], [], 0
     for row, completion in enumerate(completions):
         prompt, answer = prompts[row], [*completion, tokenizer.eos_token_id]
@@ -68,9 +76,9 @@ def tokenize_completions(
 
 
 def _prompts(tokenizer: Any, prompts: Sequence[Prompt], chats: bool) -> list[list[int]]:
-    texts = [_text(tokenizer, prompt, chats) for prompt in prompts]
-    ids: list[list[int]] = tokenizer(
-        texts,
+    ids: list[list[int]] = encode(
+        tokenizer,
+        [_text(tokenizer, prompt, chats) for prompt in prompts],
         add_special_tokens=not chats,  # a template writes them itself
         return_attention_mask=False,
     )["input_ids"]
@@ -90,10 +98,7 @@ def _text(tokenizer: Any, prompt: Prompt, chats: bool) -> str:
         )
     if not chats:
         return messages[0]["content"]
-    text: str = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-    )
-    return text
+    return render_chat(tokenizer, [dict(message) for message in messages])
 
 
 def _shorter(tokenizer: Any, prompt: Prompt, over: int, chats: bool, end: str) -> list[int] | None:

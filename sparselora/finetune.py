@@ -29,7 +29,7 @@ from sparselora.errors import TrainingError
 from sparselora.evaluate import evaluate
 from sparselora.lock import DeviceLock
 from sparselora.measure import measure
-from sparselora.model import load_model, load_tokenizer
+from sparselora.model import load_model, load_model_config, load_tokenizer
 from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.reference import dense_reference, reference_key
@@ -38,6 +38,7 @@ from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.tasks import TASKS
+from sparselora.token_checks import check_tokens, unknown_share
 from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps
 from sparselora.training_state import CHECKPOINT_NAME, load_checkpoint, restore, save_checkpoint
 
@@ -113,12 +114,16 @@ class _FineTune:
         run = self.run
         with self.lock.shared():
             data = load_run_data(run)
-            self.tokenizer = load_tokenizer(run.model)
+            notes: dict[str, Any] = {}
+            self.tokenizer = load_tokenizer(run.model, notes)
             self.data = data
             self.tokenized = {
                 name: self.task.tokenize(self.tokenizer, split, run)
                 for name, split in data.splits.items()
             }
+        check_tokens(run, self.tokenizer, self.tokenized, load_model_config(run.model))
+        notes["unknown_share"] = unknown_share(self.tokenizer, self.tokenized["train"])
+        self.record.content["model"] = notes
         self.record.content["data"] = summary.of_data(data, self.tokenized)
         total = run.train.max_steps or self._steps_of_epochs(len(data.splits["train"]))
         if not self.dense_run:
@@ -131,7 +136,7 @@ class _FineTune:
         set_seed(run.seed)
         pad_token_id = self.tokenizer.pad_token_id
         with self.lock.shared():
-            self.model = load_model(run, data.label_names, pad_token_id).to(self.device)
+            self.model = load_model(run, data.label_names, pad_token_id, notes).to(self.device)
         with self.lock.shared():
             self.fitted = fit(
                 self.model,

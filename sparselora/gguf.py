@@ -13,6 +13,7 @@ import transformers
 from filelock import FileLock
 
 from sparselora.assets import cache_folder
+from sparselora.checkpoint_loading import check_loaded
 
 
 def unpacked(folder: str, gguf_file: str) -> str | None:
@@ -25,7 +26,7 @@ def unpacked(folder: str, gguf_file: str) -> str | None:
         None where there is no such local file, or the cache cannot be written.
 
     Raises:
-        OSError, ValueError: transformers cannot read it.
+        OSError, ValueError: transformers cannot read it, or it does not hold the whole model.
     """
     file = Path(folder) / gguf_file
     if not file.is_file():
@@ -51,7 +52,14 @@ def unpacked(folder: str, gguf_file: str) -> str | None:
 def _unpack(folder: str, gguf_file: str, made: Path) -> None:
     source: dict[str, Any] = {"gguf_file": gguf_file}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **source)
-    read = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **source)
+    read, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **source,
+    )
+    check_loaded(read, info, f"{folder}/{gguf_file}", head_is_new=False)
     # The same weights in a model that does not hold itself for a quantized one, and can be saved.
     config = type(read.config)(
         **{key: value for key, value in read.config.to_dict().items() if "quantization" not in key}

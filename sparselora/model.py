@@ -5,73 +5,54 @@ from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 
-from sparselora import assets
+from sparselora.checkpoint_loading import check_loaded
 from sparselora.device import choose_device
-from sparselora.errors import UserError
-from sparselora.gguf import unpacked
-from sparselora.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
+from sparselora.errors import UserError, in_one_line
+from sparselora.pretrained import load_model_config, read_pretrained
+from sparselora.schema import LoraSettings, Precision, Quantization, RunConfig
 from sparselora.sparse.blocks import get_architecture
 from sparselora.sparse.quantized import keep_trainable
 from sparselora.tasks import TASKS
+from sparselora.tokenizer import load_tokenizer, padding_id
 
-transformers.logging.set_verbosity_error()
-huggingface_hub.logging.set_verbosity_error()  # each retry without network would be a line
-transformers.logging.disable_progress_bar()
+__all__ = ["load_model", "load_model_config", "load_tokenizer", "lora_config"]
 
-
-def load_model_config(model: ModelConfig, label_names: Sequence[str] | None = None) -> Any:
-    """The transformers config of the backbone: sizes without weights.
-
-    Raises:
-        UserError: it cannot be loaded, or its architecture is not in the table.
-    """
-    labels: dict[str, Any] = {}
-    if label_names is not None:
-        labels = {
-            "num_labels": len(label_names),
-            "id2label": dict(enumerate(label_names)),
-            "label2id": {name: index for index, name in enumerate(label_names)},
-        }
-    if model.random_init:
-        settings = dict(model.init_config)
-        model_type = settings.pop("model_type", None)
-        if model_type is None:
-            raise UserError("model.init_config.model_type: needed beside model.random_init=true")
-        try:
-            config = transformers.AutoConfig.for_model(model_type, **settings, **labels)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"model.init_config: {_first_line(error)}") from error
-    else:
-        config = _load(transformers.AutoConfig, model, **labels)
-    get_architecture(config)
-    return config
+TASK_FIELDS = {
+    "return_dict": True,
+    "torchscript": False,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "gradient_checkpointing": False,
+}
+"""What a run sets in a model's config, whatever stands there: loss and outputs are the task's."""
 
 
-def load_tokenizer(model: ModelConfig) -> Any:
-    """The tokenizer that goes with the backbone; one without a pad token pads with its last."""
-    tokenizer = _load(transformers.AutoTokenizer, model)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_model(run: RunConfig, label_names: Sequence[str], pad_token_id: int) -> PeftModel:
+def load_model(
+    run: RunConfig,
+    label_names: Sequence[str],
+    pad_token_id: int,
+    notes: dict[str, Any] | None = None,
+) -> PeftModel:
     """The backbone, frozen, with a fresh adapter on its attention and, to classify, a fresh head.
 
     What is drawn at random (adapter, head, and the backbone under `model.random_init`) follows
     torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32. What
     `model.quantization` asks for is done on the device that the run computes on.
+
+    Args:
+        pad_token_id: what the tokenizer pads with.
+        notes: takes `made_new`: the weights that no file gave, those that train and those that do not.
+
+    Raises:
+        UserError: the checkpoint is not what its config says; see `check_loaded`.
     """
     task = TASKS[run.task.name]
     config = load_model_config(run.model, label_names if task.trains_head else None)
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = pad_token_id
+    set_task_fields(config, task.trains_head, pad_token_id)
     frozen = torch.bfloat16 if run.train.precision is Precision.bf16 else torch.float32
     how: dict[str, Any] = {"config": config, "dtype": torch.float32}
     if run.model.quantization is not Quantization.none:
@@ -84,7 +65,12 @@ def load_model(run: RunConfig, label_names: Sequence[str], pad_token_id: int) ->
     if run.model.random_init:
         model = _random(task.auto_model, config, how)
     else:
-        model = _load(task.auto_model, run.model, **how)
+        # A head of another size is made new; what is not a head is judged below.
+        how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = read_pretrained(task.auto_model, run.model, **how)
+        new = check_loaded(model, info, run.model.name_or_path, head_is_new=task.trains_head)
+        if notes is not None:
+            notes["made_new"] = {"trained": new.trained, "frozen": new.frozen}
     keep_trainable(model)
     model.config.use_cache = False  # of keys and values, which only generation has a use for
     with warnings.catch_warnings():
@@ -94,6 +80,28 @@ def load_model(run: RunConfig, label_names: Sequence[str], pad_token_id: int) ->
         if parameter.is_floating_point():  # bits are not
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
     return adapted
+
+
+def set_task_fields(config: Any, classifies: bool, pad_token_id: int) -> None:
+    """Set what is the task's and not the checkpoint's: what changes loss, outputs or padding.
+
+    Raises:
+        UserError: an encoder whose config makes it look backwards alone.
+    """
+    for name, value in TASK_FIELDS.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    row = get_architecture(config)
+    if classifies:
+        config.problem_type = "single_label_classification"
+    if getattr(config, "is_decoder", False) and not row.head_on_every_token:
+        raise UserError(
+            "model: its config.json has is_decoder=true, so that the first token, which is read to "
+            "classify, sees no other; is_decoder=false is allowed"
+        )
+    if row.positions != "ids" or padding_id(config) is None:
+        known = pad_token_id < getattr(config, "vocab_size", pad_token_id + 1)
+        config.pad_token_id = pad_token_id if known else None
 
 
 def _quantization(
@@ -115,8 +123,10 @@ def _quantization(
 def _random(auto_model: Any, config: Any, how: dict[str, Any]) -> Any:
     try:
         model = auto_model.from_config(config)
-    except ValueError as error:
-        raise UserError(f"model.init_config: {_first_line(error)}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a strange size does to it
+        raise UserError(f"model.init_config: {in_one_line(error)}") from error
     if "quantization_config" not in how:
         return model
     with TemporaryDirectory() as folder:  # transformers quantizes what it loads
@@ -143,29 +153,3 @@ def lora_config(lora: LoraSettings, config: Any, task_name: str = "classificatio
         target_modules=list(dict.fromkeys(roles[name] for name in lora.projections)),
         modules_to_save=list(architecture.head) if task.trains_head else None,
     )
-
-
-def _load(kind: Any, model: ModelConfig, **extra: Any) -> Any:
-    path = assets.resolve(model.name_or_path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if model.gguf_file is not None:
-                found = unpacked(path, model.gguf_file)
-                path = found or path
-                extra |= {} if found else {"gguf_file": model.gguf_file}
-            return kind.from_pretrained(
-                path,
-                revision=model.revision,
-                trust_remote_code=model.trust_remote_code,
-                **extra,
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"model.name_or_path={model.name_or_path}: cannot be loaded ({_first_line(error)}); a "
-            "local folder, a hub name (with network), asset:minilm or asset:smollm2 is allowed"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

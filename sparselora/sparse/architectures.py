@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Architecture:
     """Whether the query map is applied to embeddings of distances too."""
     rotary: bool = False
     """Whether position turns channels i and i + head_dim / 2 of query and key into each other."""
+    positions: Literal["row", "ids", "mask"] = "row"
+    """What a position is counted over where it is not turned: the row from its first token, padding too;
+    the ids that are not the padding's; or the attention mask."""
+    padding_id: int | None = None
+    """The padding's id where it is the architecture's own, whatever its config says."""
+
+    @property
+    def pads_on_any_side(self) -> bool:
+        """Whether padding on the left leaves a row's output as it is."""
+        return self.head_on_every_token and (self.rotary or self.positions == "mask")
 
     @property
     def fused_attention(self) -> bool:
@@ -67,7 +78,9 @@ _BERT = Architecture(
     picks_first_token="bert.pooler",
 )
 
-_ROBERTA = replace(_BERT, picks_first_token="classifier")
+_ELECTRA = replace(_BERT, picks_first_token="classifier")
+
+_ROBERTA = replace(_ELECTRA, positions="ids")
 
 _LLAMA = Architecture(
     layers="layers",
@@ -118,7 +131,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             picks_first_token="",
             intermediate_size="hidden_dim",
         ),
-        "electra": _ROBERTA,
+        "electra": _ELECTRA,
         "gemma": _LLAMA,
         "gpt2": Architecture(
             layers="h",
@@ -147,6 +160,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "mpnet": replace(
             _ROBERTA,
+            padding_id=1,
             attention=(
                 "attention.attn.q",
                 "attention.attn.k",
@@ -157,6 +171,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "opt": Architecture(
             layers="decoder.layers",
             called="decoder",  # its language model passes the backbone by
+            positions="mask",
             lin1="fc1",
             activation="activation_fn",
             lin2="fc2",
