@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sparselora.checks import check_shape, user_keys
+from sparselora.choices import check_choices
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
 from sparselora.job import config_flags, from_where_the_user_stands
@@ -31,6 +32,7 @@ def task(config: DictConfig) -> float:
     job = HydraConfig.get()
     keys = user_keys(list(job.overrides.task))
     run = parse_config(config, keys)
+    check_choices(run, job.runtime.choices, keys)
     sparsities = check_shape(run, keys)
     if run.bench.batch_size is not None:
         run = replace(run, train=replace(run.train, batch_size=run.bench.batch_size))

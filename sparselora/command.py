@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sparselora import hydra_setup, messages
 from sparselora.command_line import parse_arguments
-from sparselora.errors import TrainingError
+from sparselora.errors import TrainingError, UserError
 from sparselora.preflight import preflight
 
 hydra_setup.install()
@@ -42,17 +42,34 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        preflight(parse_arguments(), unused)
+        arguments = parse_arguments()
+        check_alone()
+        preflight(arguments, unused)
         hydra_main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (*messages.USER_MISTAKES, TrainingError) as error:
         if wants_traceback:
             traceback.print_exc()
         print(f"error: {messages.explain(error)}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
     return 0
+
+
+def check_alone() -> None:
+    """Raise a `UserError` where a launcher started several processes of one command."""
+    # Torchrun and accelerate set the first, mpirun the second.
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 1:
+            raise UserError(
+                f"{name}={value}: each of {value} processes would train the same run; a command trains "
+                "in one process, so start it without torchrun, accelerate launch or mpirun"
+            )
 
 
 def steady_process() -> None:

@@ -99,26 +99,31 @@ def parse_overrides(lines: Sequence[str], parser: OverridesParser) -> list[Overr
 
 def check_mode(parsed: Sequence[Override], multirun: bool) -> None:
     """Raise a `UserError` where what was asked for needs `-m`, or has no effect beside it."""
-    modes = [str(each.value()) for each in parsed if each.key_or_group == "hydra.mode"]
     keys = [str(each.key_or_group) for each in parsed]
     if multirun:
         if "hydra.run.dir" in keys and "hydra.sweep.dir" not in keys:
             raise UserError("hydra.run.dir: without effect beside -m; give hydra.sweep.dir")
-        for each in parsed:
-            key = str(each.key_or_group)
-            if each.is_sweep_override() and keys.count(key) > 1:
+        for place, each in enumerate(parsed):
+            if each.is_sweep_override() and keys[place] in keys[place + 1 :]:
                 raise UserError(
-                    f"{each.input_line}: {key} is given twice; once is allowed in a grid"
+                    f"{each.input_line}: {keys[place]} is given twice, and the last one stands; leave "
+                    "out one of them"
                 )
         return
     for each in parsed:
         key, line = str(each.key_or_group), str(each.input_line)
         if each.is_sweep_override():
             raise UserError(f"{line}: several values are a grid, which takes -m{_as_one(each)}")
-        if key == "sweep" and "RUN" not in modes:
-            raise UserError(f"{line}: takes -m, as in: -m +{line.lstrip('+')}")
         if key.startswith(_SWEEPS_ALONE):
             raise UserError(f"{line}: without effect but in a grid or search; add -m")
+
+
+def check_sweep(parsed: Sequence[Override]) -> None:
+    """Raise a `UserError` where one run is given a sweep, unless `hydra.mode=RUN` asks for just that."""
+    modes = [str(each.value()) for each in parsed if each.key_or_group == "hydra.mode"]
+    for each in parsed:
+        if each.key_or_group == "sweep" and "RUN" not in modes:
+            raise UserError(f"{each.input_line}: takes -m, as in: -m {each.input_line}")
 
 
 def check_options(parsed: Sequence[Override]) -> None:

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, nullcontext
 from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +25,8 @@ def from_where_the_user_stands(
 
     @functools.wraps(task)
     def standing(config: DictConfig) -> Result:
-        with chdir(HydraConfig.get().runtime.cwd):
+        job = HydraConfig.get()
+        with chdir(job.runtime.cwd) if job.job.chdir else nullcontext():
             return task(config)
 
     return standing

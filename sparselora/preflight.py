@@ -1,31 +1,25 @@
 """Checks every job of a command before the first one starts, so that a mistake trains nothing."""
 
-import contextlib
-import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import _get_rerun_overrides, create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparselora.checks import check_shape, load_run_data, parse_job, user_keys
-from sparselora.command_line import check_mode, check_options, parse_overrides
+from sparselora.command_line import check_mode, check_options, check_sweep, parse_overrides
+from sparselora.config_folders import config_folders, rerun
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
-from sparselora.paths import CONF, PACKAGE
 from sparselora.record import BENCH_NAME, RECORD_NAME
 from sparselora.schema import DataConfig, RunConfig
 from sparselora.search.config import TARGET as SEARCH
@@ -47,13 +41,12 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     shows = (arguments.help, arguments.hydra_help, arguments.cfg, arguments.shell_completion)
     if any(shows) or arguments.info:
         return
-    _check_alone()
     install()
     name, overrides = arguments.config_name or "config", list(arguments.overrides)
     if arguments.experimental_rerun is not None:
-        name, saved = _rerun(arguments.experimental_rerun)
+        name, saved = rerun(arguments.experimental_rerun)
         overrides = [*saved, *overrides]
-    with _config_folders(arguments.config_path, arguments.config_dir):
+    with config_folders(arguments.config_path, arguments.config_dir):
         jobs = _jobs(name, overrides, arguments.multirun)
     for overrides, _ in jobs:
         for key in user_keys(overrides):
@@ -69,58 +62,6 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     # Sizes of the model come last: they take transformers, and may take a download.
     for overrides, run in jobs:
         check_shape(run, user_keys(overrides))
-
-
-def _check_alone() -> None:
-    # Torchrun and accelerate set the first, mpirun the second.
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 1:
-            raise UserError(
-                f"{name}={value}: each of {value} processes would train the same run; a command trains "
-                "in one process, so start it without torchrun, accelerate launch or mpirun"
-            )
-
-
-def _rerun(folder: str) -> tuple[str, list[str]]:
-    try:
-        name, saved = _get_rerun_overrides(folder)
-    except Exception as error:  # whatever the files hold in place of what Hydra left there
-        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        raise UserError(
-            f"--experimental-rerun {folder}: cannot be read ({reason.splitlines()[0]}); the folder of "
-            "a run, with its .hydra, is allowed"
-        ) from error
-    return name or "config", saved
-
-
-@contextlib.contextmanager
-def _config_folders(primary: str | None, extra: str | None) -> Iterator[None]:
-    """Let Hydra compose from `conf/`, or from the folders that a command gives in place or beside."""
-    main = str(CONF)
-    if primary is not None:
-        scheme = primary.startswith(("pkg://", "file://"))
-        main = primary if scheme else str(PACKAGE / primary)
-        if not scheme and not Path(main).is_dir():
-            raise UserError(
-                f"--config-path {primary}: no such folder; a relative one is below {PACKAGE}"
-            )
-    backup = get_gh_backup()
-    search_path = create_config_search_path(main)
-    if extra is not None:
-        folder = Path(extra).resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {extra}: no such folder")
-        search_path.prepend(
-            provider="command-line",
-            path=f"file://{folder}",
-            anchor=SearchPathQuery(provider="schema"),
-        )
-    try:
-        Hydra.create_main_hydra2("app", search_path)
-        yield
-    finally:
-        restore_gh_from_backup(backup)
 
 
 def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConfig]]:
@@ -145,6 +86,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
             raise UserError(f"hydra.searchpath={place}: no such folder")
     _make_output_folder(base, multirun)
     if not multirun:
+        check_sweep(parsed)
         return [(tasks, parse_job(base, tasks))]
     sweeper = base.hydra.sweeper
     hydra_lines = [item for item in fixed if _hydra(item)]

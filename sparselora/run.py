@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sparselora.checks import check_shape, user_keys
+from sparselora.choices import check_choices
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config import parse_config
 from sparselora.job import config_flags, from_where_the_user_stands
@@ -35,6 +36,7 @@ def task(config: DictConfig) -> tuple[float, float]:
     overrides = list(job.overrides.task)
     keys = user_keys(overrides)
     run = parse_config(config, keys)
+    check_choices(run, job.runtime.choices, keys)
     sparsities = check_shape(run, keys)
     folder = Path(job.runtime.output_dir)
     if run.seeds is None:

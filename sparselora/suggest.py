@@ -43,7 +43,7 @@ OTHER_NAMES = {
     "sequence_length": ("data.max_length", "bench.seq_len"),
     "sparsity": ("ffn_sparsity",),
     "sparsity_ratio": ("ffn_sparsity",),
-    "sweep": ("+sweep",),
+    "sweep": ("-m +sweep",),
     "target_modules": ("lora.projections",),
     "warmup_steps": ("train.lr_warmup_ratio", "sparse_warmup_ratio"),
     "wd": ("train.weight_decay",),

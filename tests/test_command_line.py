@@ -1,8 +1,10 @@
 """What stands on a command line: what is meant is found, what cannot be is a line and exit code 2."""
 
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +111,8 @@ LINES: list[tuple[str, list[str]]] = [
     ("data.text_column=a,b", ["-m", 'data.text_column="a,b"\'']),
     ("+sweep=tradeoff", ["+sweep=tradeoff", "-m +sweep=tradeoff"]),
     ("+sweep=headline", ["-m +sweep=headline"]),
-    ("sweep=headline", ["-m +sweep=headline"]),
+    ("sweep=headline", ["sweep: unknown key", "-m +sweep?"]),
+    ("+sweep=nothing", ["sweep=nothing", "one of compensation, estimators, headline"]),
     ("hydra.sweeper.n_trials=3", ["hydra.sweeper.n_trials=3", "-m"]),
     ("hydra/launcher=parallel", ["hydra/launcher=parallel", "-m"]),
     ("-m hydra.run.dir=x svd_rank=2,3", ["hydra.run.dir", "hydra.sweep.dir"]),
@@ -269,6 +272,18 @@ def test_the_package_takes_a_command_first(
     assert main() == 2
     key = bad.partition("=")[0]
     assert capsys.readouterr().err.startswith(f"error: {key}: ")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = [sys.executable, "-m", "sparselora", "--help"]
+    pipe, end = os.pipe()
+    os.close(pipe)
+    try:
+        done = subprocess.run(command, stdout=end, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(end)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
 
 
 @pytest.fixture
