@@ -71,8 +71,9 @@ def _pad_as_positions_need(tokenizer: Any, needed: int | None, name: str) -> Non
         return
     known = 0 <= needed < len(tokenizer)
     token = tokenizer.convert_ids_to_tokens(needed) if known else None
-    special = token is not None and needed in tokenizer.all_special_ids
-    if not special or needed in tokenizer("")["input_ids"]:
+    added = tokenizer.added_tokens_decoder.get(needed)
+    special = needed in tokenizer.all_special_ids or getattr(added, "special", False)
+    if token is None or not special or needed in tokenizer("")["input_ids"]:
         raise UserError(
             f"model.name_or_path={name}: its model takes token {needed} ({token!r}) for padding and "
             f"counts positions by it; its tokenizer pads with {tokenizer.pad_token_id} "
