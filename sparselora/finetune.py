@@ -1,6 +1,7 @@
 """One sparse-LoRA fine-tune, from checked settings to a record."""
 
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +39,7 @@ from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.tasks import TASKS
-from sparselora.token_checks import check_tokens, unknown_share
+from sparselora.token_checks import check_known, check_tokens, told, unknown_share
 from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps
 from sparselora.training_state import CHECKPOINT_NAME, load_checkpoint, restore, save_checkpoint
 
@@ -123,6 +124,7 @@ class _FineTune:
             }
         check_tokens(run, self.tokenizer, self.tokenized, load_model_config(run.model))
         notes["unknown_share"] = unknown_share(self.tokenizer, self.tokenized["train"])
+        check_known(run, notes["unknown_share"])
         self.record.content["model"] = notes
         self.record.content["data"] = summary.of_data(data, self.tokenized)
         total = run.train.max_steps or self._steps_of_epochs(len(data.splits["train"]))
@@ -137,6 +139,9 @@ class _FineTune:
         pad_token_id = self.tokenizer.pad_token_id
         with self.lock.shared():
             self.model = load_model(run, data.label_names, pad_token_id, notes).to(self.device)
+        notes["notes"] = told(notes)
+        for note in notes["notes"]:
+            print(f"note: {note}", file=sys.stderr)
         with self.lock.shared():
             self.fitted = fit(
                 self.model,

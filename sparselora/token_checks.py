@@ -10,6 +10,8 @@ from sparselora.schema import RunConfig
 
 UNKNOWN_SHARE = 0.5
 """Of the training texts' tokens: a larger share of unknown ones is told."""
+ALL_UNKNOWN_SHARE = 0.9
+"""A larger one is refused: there is nothing to learn."""
 
 
 def check_tokens(
@@ -53,6 +55,38 @@ def check_tokens(
             f'{tokenizer.pad_token_id}, and the model has {rows} embeddings; set a "pad_token" that '
             "the model knows in its tokenizer_config.json"
         )
+
+
+def check_known(run: RunConfig, share: float | None) -> None:
+    """Raise a `UserError` where nearly all tokens of the training texts are unknown to the tokenizer."""
+    if share is not None and share > ALL_UNKNOWN_SHARE:
+        raise UserError(
+            f"model.name_or_path={run.model.name_or_path}: {share:.0%} of the training texts' tokens are "
+            "unknown to its tokenizer; a model, and a whole vocabulary, of the data's language is needed"
+        )
+
+
+def told(notes: Mapping[str, Any]) -> list[str]:
+    """Return what a user should know of the model that was loaded, a sentence each.
+
+    Args:
+        notes: what `load_tokenizer`, `load_model` and `unknown_share` left in a record.
+    """
+    sentences = []
+    share = notes.get("unknown_share")
+    if share is not None and share > UNKNOWN_SHARE:
+        sentences.append(
+            f"model.name_or_path: {share:.0%} of the training texts' tokens are unknown to its "
+            "tokenizer: the model hardly tells these texts apart"
+        )
+    made_new = notes.get("made_new")
+    frozen = [] if made_new is None else made_new["frozen"]
+    if frozen:
+        sentences.append(
+            f"model.name_or_path: {', '.join(frozen)} are not in its files; drawn at random, and they do "
+            "not train"
+        )
+    return sentences
 
 
 def unknown_share(tokenizer: Any, split: TokenizedSplit) -> float | None:

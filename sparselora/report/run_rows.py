@@ -6,18 +6,19 @@ from typing import Any
 from rich.table import Table
 
 
-def data_rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the text of each row on the data: how many there are, what was left out, why.
+def input_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each row on what a run was given: its examples, what is odd.
 
     Args:
-        data: that part of a record; older ones do not say why.
+        content: of a record; older ones do not say why rows were left out, nor what is odd.
     """
+    data = content["data"]
     rows = ", ".join(f"{count:,} {name}" for name, count in data["rows"].items())
     dropped = data.get("dropped") or {}
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
     left_out = f"; {data['dropped_rows']:,} left out" if data["dropped_rows"] else ""
     yield "rows", f"{rows}{left_out}{f' ({reasons})' if reasons else ''}"
-    for note in data.get("notes", ()):
+    for note in [*data.get("notes", ()), *content.get("model", {}).get("notes", ())]:
         yield "note", note
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparselora.report.run_rows import curves_table, data_rows
+from sparselora.report.run_rows import curves_table, input_rows
 
 _COLUMNS = {
     "label": ("run", "{}"),
@@ -216,7 +216,7 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     table.add_row(
         "peak memory", "not told by this system" if memory is None else f"{memory:,.0f} MB"
     )
-    for name, text in data_rows(content["data"]):
+    for name, text in input_rows(content):
         table.add_row(name, escape(text))
     table.add_row("record", escape(path))
     console.print(table)
