@@ -40,10 +40,19 @@ def texts(values: "pd.Series[Any]", key: str, source: str) -> list[str | None]:
         UserError: a cell is a list, a mapping, bytes or the like.
     """
     cells = [_plain(value, key, source) for value in values.astype(object)]
+    if _is_narrow(values.dtype):  # widened, 0.1 would read 0.10000000149011612
+        cells = [None if cell is None else np.float32(cell) for cell in cells]
     times = [cell for cell in cells if isinstance(cell, datetime.datetime)]
     dates_alone = all(cell.time() == datetime.time() for cell in times)
     written = [None if cell is None else _written(cell, dates_alone) for cell in cells]
     there = [text for text in written if text is not None]
+    try:
+        "".join(there).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{key}: a cell of {source} holds half of a character (a lone surrogate, "
+            f"{error.object[error.start]!r}); whole ones are allowed"
+        ) from error
     if len(there) < len(written) and are_whole(there):
         return [None if text is None else whole(text) for text in written]
     return written
@@ -60,6 +69,11 @@ def are_whole(written: Sequence[str]) -> bool:
 def whole(text: str) -> str:
     """Return a whole number without its fraction of 0."""
     return text.removesuffix(".0")
+
+
+def _is_narrow(dtype: Any) -> bool:
+    kind = getattr(dtype, "numpy_dtype", dtype)
+    return isinstance(kind, np.dtype) and kind.kind == "f" and kind.itemsize < 8
 
 
 def _plain(value: Any, key: str, source: str) -> Any:

@@ -85,9 +85,18 @@ def _messages(value: Any, where: str) -> list[Message]:
         raise UserError(f"{where}: is a {type(value).__name__}; {FORMAT} is allowed")
     messages: list[Message] = []
     for message in value:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        ):
+        role = message.get("role") if isinstance(message, Mapping) else None
+        content = _content(message.get("content")) if isinstance(message, Mapping) else None
+        if not isinstance(role, str) or content is None:
             raise UserError(f"{where}: holds {str(message)[:60]!r}; {FORMAT} is allowed")
-        messages.append({"role": message["role"], "content": message["content"]})
+        messages.append({"role": role, "content": content})
     return messages
+
+
+def _content(content: Any) -> str | None:
+    """Return a text, whole or in parts; None where it is anything else."""
+    if isinstance(content, list | np.ndarray):
+        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if texts and len(texts) == len(parts) else None
+    return content if isinstance(content, str) else None

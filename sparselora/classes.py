@@ -19,7 +19,8 @@ MAX_NAMES = 20
 FEW = 8
 """As many classes as any table may have, however few its rows."""
 MAX_FRACTIONS = 20
-"""How many distinct numbers with fractions may be classes, such as half stars."""
+"""How many distinct numbers with fractions may be classes, such as half stars; likewise dates."""
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?")
 SECRET = "-1"
 """What hubs write for a label that is kept secret."""
 
@@ -41,18 +42,21 @@ def tidy(labels: dict[str, list[str | None]], config: "DataConfig") -> dict[str,
             name: [None if label is None else whole(label) for label in column]
             for name, column in tidied.items()
         }
-    missing = None if config.missing_label is None else label_text(config.missing_label)
+    missing = None if config.missing_label is None else key_of(config.missing_label)
     for name, column in tidied.items():
-        secret = name == "test" and {label for label in column if label is not None} == {SECRET}
+        there = {key_of(label) for label in column if label is not None}
+        secret = name == "test" and there == {SECRET}
+        gone = {missing, SECRET if secret else missing}
         tidied[name] = [
-            None if label == missing or (secret and label == SECRET) else label for label in column
+            None if label is None or key_of(label) in gone else label for label in column
         ]
     return tidied
 
 
-def label_text(label: Any) -> str:
-    """Return a label that a user gives as it stands in a tidy column."""
-    return str(label).strip()
+def key_of(label: Any) -> str:
+    """Return what a label is told by: -1, "-1" and -1.0 are one."""
+    text = str(label).strip()
+    return whole(text) if are_whole([text]) else text
 
 
 def found(frames: Iterable[pd.DataFrame], config: "DataConfig") -> list[str]:
@@ -74,6 +78,10 @@ def found(frames: Iterable[pd.DataFrame], config: "DataConfig") -> list[str]:
             f"{where}: {len(names)} distinct numbers with fractions ({_listed(names, 3)}); a class a row "
             "is needed, a text or a whole number, and a number to predict is none"
         )
+    if len(names) > MAX_FRACTIONS and all(map(_DATE.fullmatch, names)):
+        raise UserError(
+            f"{where}: {len(names)} distinct dates ({_listed(names, 3)}); a column of classes is needed"
+        )
     if len(names) > max(FEW, rows / 2):
         raise UserError(
             f"{where}: {len(names)} distinct labels in {rows} rows ({_listed(names, 3)}); classes that "
@@ -92,19 +100,20 @@ def asked_for(config: "DataConfig", there: Collection[str]) -> list[str]:
     Raises:
         UserError: fewer than two, one twice, or one that is not among the labels that are there.
     """
-    names = [label_text(label) for label in config.labels or ()]
-    if len(set(names)) < max(len(names), 2):
+    keys = [key_of(label) for label in config.labels or ()]
+    if len(set(keys)) < max(len(keys), 2):
         raise UserError(
-            f"data.labels=[{', '.join(names)}]: two or more labels, each once, are allowed"
+            f"data.labels=[{', '.join(keys)}]: two or more labels, each once, are allowed"
         )
-    missing = [name for name in names if name not in there]
+    written = {key_of(label): label for label in there}
+    missing = [key for key in keys if key not in written]
     if missing:
         known = _listed(sorted(there, key=_natural), MAX_NAMES) or "none"
         raise UserError(
             f"data.labels: {', '.join(missing)} is in no row of {config.path}; "
             f"{config.label_column} has {known}"
         )
-    return names
+    return [written[key] for key in keys]
 
 
 def notes(names: Sequence[str], config: "DataConfig") -> list[str]:
@@ -119,7 +128,7 @@ def notes(names: Sequence[str], config: "DataConfig") -> list[str]:
                 f"data.label_column={config.label_column}: {', '.join(map(repr, same))} are "
                 f"{len(same)} classes that differ by case or blanks alone"
             )
-    if SECRET in names and config.labels is None:
+    if SECRET in map(key_of, names) and config.labels is None:
         said.append(
             f"data.label_column={config.label_column}: −1 is taken for a class; data.missing_label=-1 "
             "leaves those rows out"

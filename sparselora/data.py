@@ -195,8 +195,8 @@ def _kept(rows: pd.DataFrame, config: "DataConfig", dropped: Counter[str]) -> pd
     if "pair" in rows:
         rows = rows.assign(pair=rows["pair"].fillna(""))
     if config.labels is not None and "label" in rows:
-        asked = [classes.label_text(label) for label in config.labels]
-        leave_out(OTHER_LABEL, ~rows["label"].isin(asked))
+        asked = {classes.key_of(label) for label in config.labels}
+        leave_out(OTHER_LABEL, ~rows["label"].map(classes.key_of).isin(asked))
     if config.drop_duplicates:
         same = ["text", *(["pair"] if "pair" in rows else [])]
         leave_out(DUPLICATE, rows.duplicated(same))

@@ -19,6 +19,9 @@ from sparselora.errors import UserError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
+NEARLY = 0.9
+"""Share of a file's lines that makes nearly all."""
+
 Row = tuple[int, list[str]]
 """The line that a row begins on, from 1, and its fields."""
 
@@ -50,7 +53,7 @@ def read_table(path: Path, quoting: str = "auto") -> pd.DataFrame:
         raise UserError(
             f"data.path={path}: byte {error.start} is no UTF-8; save the file as UTF-8"
         ) from error
-    except (ValueError, OSError, csv.Error) as error:
+    except (ValueError, OSError, csv.Error, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"data.path={path}: cannot be read ({reason})") from error
     if frame.empty:
@@ -87,11 +90,32 @@ def _delimited(path: Path, delimiter: str, quoting: str) -> pd.DataFrame:
             f"data.path={path}: its quotes do not pair as in CSV ({error}), and without them rows differ "
             "in length; a field with quotes or delimiters in it stands in quotes, its own quotes twice"
         ) from error
-    if quoting == "csv" or len(quoted) == len(plain):
+    if quoting == "csv":
         return _frame(path, quoted)
-    if _is_even(quoted) and not _is_even(plain):  # texts of several lines
-        return _frame(path, quoted)
+    if len(quoted) == len(plain):  # quotes around texts, or that pair across two cells of a line
+        return _frame(path, plain if _is_even(plain) and not _is_even(quoted) else quoted)
+    if _is_even(quoted) and not _is_even(plain) and not _hides_rows(quoted, plain):
+        return _frame(path, quoted)  # texts of several lines
     raise _swallowed(path, quoted, plain)
+
+
+def _hides_rows(quoted: Sequence[Row], plain: Sequence[Row]) -> bool:
+    """Return whether quotes seem to hide rows.
+
+    That is where nearly every line has the header's number of fields, and a row of several lines begins
+    and ends with such a line: a text of several lines cuts its row short at one of its ends.
+    """
+    width = len(quoted[0][1])
+    if sum(len(fields) == width for _, fields in plain) < NEARLY * len(plain):
+        return False
+    starts = [line for line, _ in quoted]
+    ends = dict(zip(starts, [*starts[1:], plain[-1][0] + 1], strict=True))
+    lines = {line: len(fields) for line, fields in plain}
+    for start, end in ends.items():
+        inside = [lines[line] for line in range(start, end) if line in lines]
+        if len(inside) > 1 and inside[0] == inside[-1] == width:
+            return True
+    return False
 
 
 def _swallowed(path: Path, quoted: Sequence[Row], plain: Sequence[Row]) -> UserError:

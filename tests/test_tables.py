@@ -217,12 +217,12 @@ def test_half_stars_are_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("distinct", [130, 200, 240])
 def test_a_label_a_row_is_refused(tmp_path: Path, distinct: int) -> None:
     """A column of dates trained on hundreds of classes."""
-    dates = pd.date_range("2020-01-01", periods=distinct).astype(str)
-    rows = [{"text": f"line {n}", "label": dates[n % distinct]} for n in range(240)]
+    names = [f"ticket {n:03d}" for n in range(distinct)]
+    rows = [{"text": f"line {n}", "label": names[n % distinct]} for n in range(240)]
     path = write(rows, tmp_path / "lines.csv")
     with pytest.raises(UserError, match=f"data.label_column=label: {distinct} distinct labels in"):
         load_data(config(path))
-    kept = load_data(config(path, labels=list(dates[:40]), validation_fraction=0.5))
+    kept = load_data(config(path, labels=names[:40], validation_fraction=0.5))
     assert len(kept.label_names) == 40
 
 
@@ -313,6 +313,59 @@ def test_one_quote_that_would_swallow_the_rest(tmp_path: Path) -> None:
     assert "line 10 would be part" in str(raised.value)
 
 
+@pytest.mark.parametrize("ragged", ["line x", "line x\ta\t", "line\tx\ta"])
+def test_a_ragged_line_does_not_hide_swallowed_rows(tmp_path: Path, ragged: str) -> None:
+    """One of another length made 60 rows 45, with none dropped."""
+    lines = [*QUOTED_LINES, *QUOTED_LINES]
+    lines[10], lines[20] = f'"{lines[10]}', lines[20].replace("\t", '"\t')
+    lines[15] = ragged
+    with pytest.raises(UserError, match="line 13 would be part"):
+        load_data(config(tsv(tmp_path, lines)))
+
+
+def test_a_quote_that_pairs_across_two_cells_is_a_character(tmp_path: Path) -> None:
+    lines = list(QUOTED_LINES)
+    lines[7] = '"quoted start\ta"'
+    lines[8] = '"whole"\ta'
+    assert examples(load_data(config(tsv(tmp_path, lines))))["all:7"][1] == '"quoted start'
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("asked", [[1, 2], [1.0, 2.0], ["1", "2"]])
+def test_whole_numbers_are_told_however_they_are_written(
+    tmp_path: Path, ending: str, asked: list[Any]
+) -> None:
+    """−1.0 was no −1, and data.labels=[1,2] in no row of a column of floats."""
+    rows = [{"text": f"line {n}", "label": (-1.0, 1.0, 2.0)[n % 3]} for n in range(90)]
+    path = write(rows, tmp_path / f"lines.{ending}")
+    assert load_data(config(path, labels=asked)).label_names == ["1.0", "2.0"]
+    for missing in (-1, -1.0, "-1"):
+        data = load_data(config(path, missing_label=missing))
+        assert data.label_names == ["1.0", "2.0"]
+        assert dict(data.dropped) == {"no label": 30}
+    assert any("−1 is taken" in note for note in load_data(config(path)).notes)
+
+
+@pytest.mark.parametrize(
+    "dates", [[f"2020-{1 + n // 28:02d}-{1 + n % 28:02d}" for n in range(300)]]
+)
+@pytest.mark.parametrize("rows", [400, 3000])
+def test_dates_are_no_classes(tmp_path: Path, dates: list[str], rows: int) -> None:
+    table = [{"text": f"line {n}", "label": dates[n % 100]} for n in range(rows)]
+    with pytest.raises(UserError, match="100 distinct dates"):
+        load_data(config(write(table, tmp_path / "lines.csv")))
+
+
+def test_narrow_floats_read_as_they_were_written(tmp_path: Path) -> None:
+    values = np.array([0.1, 0.5, 2.0] * 20, dtype=np.float32)
+    frame = pd.DataFrame({"text": [f"line {n}" for n in range(60)], "label": values})
+    frame.to_parquet(tmp_path / "lines.parquet")
+    frame.to_csv(tmp_path / "lines.csv", index=False)
+    for ending in ("parquet", "csv"):
+        data = load_data(config(tmp_path / f"lines.{ending}"))
+        assert data.label_names == ["0.1", "0.5", "2.0"]
+
+
 def test_texts_of_several_lines_in_quotes_are_one_row(tmp_path: Path) -> None:
     rows = [
         {"text": f'first {n}\nsecond, "quoted"\n\nlast', "label": "ab"[n % 2]} for n in range(60)
@@ -346,6 +399,12 @@ BAD_FILES = {
     "no JSON": ("lines.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
     "a list a line": ("lines.jsonl", b'["a", "b"]\n', "an object of columns"),
     "an object": ("lines.json", b'{"text": {"0": "a"}}', "a list of rows"),
+    "half of a character": (
+        "lines.jsonl",
+        b'{"text": "\\ud83d", "label": "a"}\n{"text": "b", "label": "c"}\n',
+        "lone surrogate",
+    ),
+    "nested without end": ("lines.json", b"[" * 100_000, "cannot be read"),
     "no Parquet": ("lines.parquet", b"PAR1 or not", "cannot be read"),
 }
 
@@ -375,12 +434,20 @@ def test_what_is_harmless_is_read(tmp_path: Path) -> None:
 MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
-def chats(rows: int = 60) -> list[dict[str, Any]]:
+def chats(rows: int = 60, parts: bool = False) -> list[dict[str, Any]]:
     return [
         {
             "messages": [
                 {"role": "system", "content": "be brief"},
-                {"role": "user", "content": f"question {n}"},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "question "},
+                        {"type": "text", "text": str(n)},
+                    ]
+                    if parts
+                    else f"question {n}",
+                },
                 {"role": "assistant", "content": f"answer {n}"},
             ]
         }
@@ -390,7 +457,8 @@ def chats(rows: int = 60) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
 def test_messages_are_prompts_and_answers(tmp_path: Path, ending: str) -> None:
-    data = load_data(config(write(chats(), tmp_path / f"chats.{ending}")), True)
+    parts = ending == "jsonl"
+    data = load_data(config(write(chats(parts=parts), tmp_path / f"chats.{ending}")), True)
     for split in data.splits.values():
         for example, chat, answer in zip(
             split.example_ids, split.chats, split.completions, strict=True
@@ -431,6 +499,7 @@ def test_prompts_with_completions_load_as_they_are(
         ([{"from": "human", "value": "a"}], "role: user"),
         ("a text", "is a str"),
         ([{"role": "user", "content": None}], "role: user"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "role: user"),
     ],
 )
 def test_chats_of_another_shape_are_one_line(tmp_path: Path, bad: Any, reason: str) -> None:
