@@ -143,8 +143,8 @@ def _check_templates(run: RunConfig) -> None:
     if run.data.messages_column is None and None in given.values() and any(given.values()):
         name = next(name for name, template in given.items() if template is None)
         raise UserError(
-            f"data.{name}=null: is needed beside the other template; columns of the data stand in "
-            f"braces, as in '{{{run.data.text_column}}}'"
+            f"data.{name}=null: task=causal_lm needs one beside the other template; columns of the data "
+            f"stand in braces, as in '{{{run.data.text_column}}}'"
         )
 
 

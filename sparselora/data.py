@@ -148,7 +148,9 @@ def _prompted(frame: pd.DataFrame, config: "DataConfig", source: str) -> pd.Data
     filled = {}
     for role, template in templates.items():
         if template is None:
-            raise UserError(f"{keys[role]}=null: is needed beside the other template")
+            raise UserError(
+                f"{keys[role]}=null: task=causal_lm needs one beside the other template"
+            )
         filled[role] = fill(
             keys[role],
             template,

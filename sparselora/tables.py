@@ -160,7 +160,7 @@ def _is_even(rows: Sequence[Row]) -> bool:
 def _frame(path: Path, rows: Sequence[Row]) -> pd.DataFrame:
     """A row that is shorter than the header lacks its last cells; a longer one has moved columns."""
     if not rows:
-        return pd.DataFrame()
+        raise ValueError("it is empty")
     (_, header), *body = rows
     width = len(header)
     for line, fields in body:

@@ -394,7 +394,7 @@ BAD_FILES = {
     "a NUL": ("lines.csv", b"text,label\na\0,b\n", "NUL"),
     "two columns of one name": ("lines.csv", b"text,text,label\na,b,c\n", "2 columns"),
     "a header alone": ("lines.csv", b"text,label\n", "no rows"),
-    "nothing": ("lines.csv", b"", "no rows"),
+    "nothing": ("lines.csv", b"", "cannot be read (it is empty)"),
     "another delimiter": ("lines.csv", b"text;label\na;b\n", "it has text;label"),
     "no JSON": ("lines.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
     "a list a line": ("lines.jsonl", b'["a", "b"]\n', "an object of columns"),
