@@ -58,6 +58,11 @@ def check_loaded(
     missing = {key for key in info["missing_keys"] if key in parameters}
     sizes = {key: (there, wanted) for key, there, wanted in info["mismatched_keys"]}
     gone = sorted(filter(needed, missing))
+    if gone and not head_is_new and not any(key.startswith(prefix) for key in gone):
+        raise UserError(
+            f"{where}: was saved without its language-model head ({_named(gone)}), by AutoModel or a "
+            "classifier; one that AutoModelForCausalLM saved is needed"
+        )
     if gone:
         raise UserError(
             f"{where}: {len(gone)} of the model's {len(parameters)} weights are not in its files "

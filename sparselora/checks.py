@@ -62,7 +62,7 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
         The sparsity asked of each layer.
     """
     from sparselora.device import choose_device
-    from sparselora.model import load_model_config, load_tokenizer
+    from sparselora.model import check_full_weights, load_model_config, load_tokenizer
     from sparselora.positions import usable_positions
     from sparselora.sparse.blocks import get_architecture, get_model_shape
 
@@ -72,12 +72,17 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
 
         load_checkpoint(Path(run.train.resume), run)
     config = load_model_config(run.model)
+    check_full_weights(run.model, config)
     if run.task.name == "causal_lm" and not get_architecture(config).head_on_every_token:
         raise UserError(
             f"task=causal_lm: model={run.model.name} is an encoder; a decoder, such as model=smollm2, "
             "is allowed"
         )
     longest = usable_positions(config)
+    if longest is not None and "data.max_length" not in keys:
+        run.data.max_length = min(
+            run.data.max_length, longest
+        )  # a preset's is no wish of the user's
     lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
     for key, length in lengths.items():
         if longest is not None and length is not None and length > longest:

@@ -4,6 +4,7 @@ Judged on the keys that the user set or sweeps; what presets hold is never judge
 """
 
 from collections.abc import Collection
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -17,7 +18,11 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
     table = path.startswith("asset:") or path.lower().endswith(
         (".csv", ".tsv", ".json", ".jsonl", ".parquet")
     )
-    local = run.model.random_init or run.model.name_or_path.startswith("asset:")
+    local = (
+        run.model.random_init
+        or run.model.name_or_path.startswith("asset:")
+        or Path(run.model.name_or_path).expanduser().is_dir()
+    )
     total, every = run.train.max_steps, run.measure.eval_every
     too_rare = total is not None and every is not None and every > total
     kind, name = run.sparsity.kind, run.estimator.name

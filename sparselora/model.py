@@ -13,7 +13,7 @@ from sparselora.checkpoint_loading import check_loaded
 from sparselora.device import choose_device
 from sparselora.errors import UserError, in_one_line
 from sparselora.pretrained import load_model_config, read_pretrained
-from sparselora.schema import LoraSettings, Precision, Quantization, RunConfig
+from sparselora.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
 from sparselora.sparse.blocks import get_architecture
 from sparselora.sparse.quantized import keep_trainable
 from sparselora.tasks import TASKS
@@ -57,11 +57,7 @@ def load_model(
     how: dict[str, Any] = {"config": config, "dtype": torch.float32}
     if run.model.quantization is not Quantization.none:
         how |= {"dtype": frozen} | _quantization(run, task.trains_head, config, frozen)
-    if getattr(config, "quantization_config", None) is not None and not run.model.random_init:
-        raise UserError(
-            f"model.name_or_path={run.model.name_or_path}: its weights are quantized already; full ones "
-            "are needed, and model.quantization=nf4 has them quantized"
-        )
+    check_full_weights(run.model, config)
     if run.model.random_init:
         model = _random(task.auto_model, config, how)
     else:
@@ -69,6 +65,8 @@ def load_model(
         how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = read_pretrained(task.auto_model, run.model, **how)
         new = check_loaded(model, info, run.model.name_or_path, head_is_new=task.trains_head)
+        if task.trains_head and not _are_same_classes(run.model, label_names):
+            new.trained.extend(renew_outputs(model, len(label_names), known=new.trained))
         if notes is not None:
             notes["made_new"] = {"trained": new.trained, "frozen": new.frozen}
     keep_trainable(model)
@@ -80,6 +78,42 @@ def load_model(
         if parameter.is_floating_point():  # bits are not
             parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
     return adapted
+
+
+def check_full_weights(model: ModelConfig, config: Any) -> None:
+    """Raise a `UserError` where a checkpoint's weights are quantized already."""
+    if getattr(config, "quantization_config", None) and not model.random_init:
+        raise UserError(
+            f"model.name_or_path={model.name_or_path}: its weights are quantized already; full ones are "
+            "needed, and model.quantization=nf4 has them quantized"
+        )
+
+
+def _are_same_classes(model: ModelConfig, label_names: Sequence[str]) -> bool:
+    """Whether a classifier in the checkpoint's files can be of the data's own classes, in their order."""
+    named = getattr(load_model_config(model), "id2label", None) or {}
+    names = [str(named[index]) for index in sorted(named, key=int)]
+    generic = [f"LABEL_{index}" for index in range(len(names))]
+    return names in (list(map(str, label_names)), generic)
+
+
+@torch.no_grad()
+def renew_outputs(model: Any, classes: int, known: Sequence[str]) -> list[str]:
+    """Draw anew the map that gives each class its logit; → its weights, but for those `known` as new.
+
+    A classifier of other classes, or of the same in another order, would begin as a wrong one.
+    """
+    renewed = []
+    for path in get_architecture(model.config).head:
+        for name, module in model.get_submodule(path).named_modules(prefix=path):
+            if isinstance(module, torch.nn.Linear) and module.out_features == classes:
+                weights = [f"{name}.{part}" for part, _ in module.named_parameters(recurse=False)]
+                if not set(weights) & set(known):
+                    module.weight.normal_(0.0, getattr(model.config, "initializer_range", 0.02))
+                    if module.bias is not None:
+                        module.bias.zero_()
+                    renewed += weights
+    return renewed
 
 
 def set_task_fields(config: Any, classifies: bool, pad_token_id: int) -> None:

@@ -11,6 +11,7 @@ import transformers
 from sparselora import assets
 from sparselora.errors import UserError, in_one_line
 from sparselora.gguf import unpacked
+from sparselora.model_folder import check_folder
 from sparselora.schema import ModelConfig
 from sparselora.sparse.blocks import get_architecture
 
@@ -73,6 +74,7 @@ def load_model_config(model: ModelConfig, label_names: Sequence[str] | None = No
         except Exception as error:
             raise UserError(f"model.init_config: {in_one_line(error)}") from error
     else:
+        check_folder(model)
         config = read_pretrained(transformers.AutoConfig, model, **labels)
     get_architecture(config)
     return config

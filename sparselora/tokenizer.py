@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
 from transformers.utils import cached_file
 
 from sparselora import assets
@@ -13,6 +14,8 @@ from sparselora.schema import ModelConfig
 from sparselora.sparse.blocks import get_architecture
 
 WHOLE_FILE = "tokenizer.json"
+PROBES, PROBE_TOKENS = 20, 8
+"""Texts that a tokenizer is tried on, and how many tokens of its vocabulary each is made of."""
 OTHER_FILES = ("tokenizer.model", "tekken.json", "tiktoken.model")
 """That transformers converts, whatever the class."""
 
@@ -30,6 +33,9 @@ def load_tokenizer(model: ModelConfig, notes: dict[str, Any] | None = None) -> A
     """
     tokenizer = read_pretrained(transformers.AutoTokenizer, model)
     _check_vocabulary(tokenizer, model)
+    if not _reads_as_its_file(tokenizer, model):
+        # Some classes make a tokenizer of their own of another's vocabulary.
+        tokenizer = read_pretrained(transformers.PreTrainedTokenizerFast, model)
     own = {"side": tokenizer.padding_side, "id": tokenizer.pad_token_id}
     config = load_model_config(model)
     row = get_architecture(config)
@@ -102,6 +108,33 @@ def _check_vocabulary(tokenizer: Any, model: ModelConfig) -> None:
             f"{' and '.join(missing) or WHOLE_FILE} is not there or empty; {WHOLE_FILE}"
             f"{f' or {chr(32).join(needed)}' if needed else ''} is needed"
         )
+
+
+def _reads_as_its_file(tokenizer: Any, model: ModelConfig) -> bool:
+    """Return whether texts of its own vocabulary give the tokens that tokenizer.json itself gives.
+
+    By most of them: a class may well treat blanks at the beginning in its own way.
+    """
+    if model.gguf_file is not None or not _is_there(
+        path := assets.resolve(model.name_or_path), WHOLE_FILE, model.revision
+    ):
+        return True
+    file = cached_file(path, WHOLE_FILE, revision=model.revision, local_files_only=True)
+    plain = Tokenizer.from_file(str(file))
+    plain.no_padding()
+    plain.no_truncation()
+    size = plain.get_vocab_size(with_added_tokens=False)
+    texts = [
+        plain.decode(list(range(first, min(first + PROBE_TOKENS, size))))
+        for first in range(0, size, max(size // PROBES, 1))
+    ]
+    texts = [text for text in texts if text.strip()]
+    same = sum(
+        plain.encode(text, add_special_tokens=False).ids
+        == tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in texts
+    )
+    return 2 * same >= len(texts)
 
 
 def _is_there(path: str, name: str, revision: str | None) -> bool:

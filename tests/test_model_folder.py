@@ -1,0 +1,163 @@
+"""Folders that people give as a model: a usual mistake is one line, and what is read is what is there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from sparselora.errors import UserError
+from sparselora.model import load_model_config
+from sparselora.schema import ModelConfig
+from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.tokenizer import load_tokenizer
+from tests.conftest import WORDS, Outcome, tiny_config, word_tokenizer
+from tests.test_mangled_checkpoints import load
+
+Invoke = Callable[..., Outcome]
+
+
+def model_config(path: object) -> ModelConfig:
+    return ModelConfig(name="mine", name_or_path=str(path))
+
+
+def adapter(folder: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(tiny_config("llama"))
+    lora = LoraConfig(target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(folder)
+
+
+def adapter_beside_weights(folder: Path) -> None:
+    """It was loaded, its LoRA on q_proj drawn anew, and that on down_proj trained along."""
+    transformers.AutoModelForCausalLM.from_config(tiny_config("llama")).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    adapter(folder)
+
+
+def pointer(name: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        transformers.AutoModel.from_config(tiny_config("bert")).save_pretrained(folder)
+        word_tokenizer().save_pretrained(folder)
+        text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+        (folder / name).write_text(text)
+
+    return make
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "adapter alone": (adapter, "holds a PEFT adapter"),
+    "adapter beside weights": (adapter_beside_weights, "holds a PEFT adapter"),
+    "weights not fetched": (
+        pointer("model.safetensors"),
+        "model.safetensors is a pointer of git-lfs",
+    ),
+    "config not fetched": (pointer("config.json"), "config.json is a pointer of git-lfs"),
+    "tokenizer not fetched": (pointer("tokenizer.json"), "tokenizer.json is a pointer of git-lfs"),
+    "nothing": (lambda folder: folder.mkdir(), "has no config.json"),
+    "a file": (lambda folder: folder.write_text("a,b"), "is a file"),
+    "not there": (lambda folder: None, "no such folder"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_usual_mistake_is_one_line(tmp_path: Path, kind: str) -> None:
+    make, reason = MISTAKES[kind]
+    make(tmp_path / "model")
+    with pytest.raises(UserError, match=r"model\.name_or_path=") as raised:
+        load_model_config(model_config(tmp_path / "model"))
+    assert reason in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_adapter_is_refused_before_data_are_read(
+    invoke: Invoke, decoder_overrides: list[str], tmp_path: Path
+) -> None:
+    adapter_beside_weights(tmp_path / "model")
+    given = [each for each in decoder_overrides if not each.startswith("model.name_or_path=")]
+    outcome = invoke(*given, f"model.name_or_path={tmp_path / 'model'}")
+    assert outcome.code == 2
+    assert len(outcome.message) == 1
+    assert "holds a PEFT adapter" in outcome.message[0]
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_a_tokenizer_reads_as_its_file(tmp_path: Path, model_type: str) -> None:
+    """One class made another of it, to which five words were one token."""
+    tiny_config(model_type).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(model_config(tmp_path))
+    ids = tokenizer(" ".join(WORDS), add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == WORDS
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [(["up", "down"], False), (["down", "up"], True), (["LABEL_0", "LABEL_1"], True)],
+)
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "llama"])
+def test_a_classifier_of_other_classes_is_made_new(
+    tmp_path: Path, model_type: str, names: list[str], kept: bool
+) -> None:
+    """One of the same two labels in the other order began as the inverted classifier."""
+    config = tiny_config(model_type)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    saved = transformers.AutoModelForSequenceClassification.from_config(config)
+    saved.save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    from sparselora.model import load_model
+    from tests.test_mangled_checkpoints import settings
+
+    notes: dict[str, Any] = {}
+    run = settings(tmp_path)
+    model = load_model(run, ["down", "up"], 0, notes)
+    theirs = dict(saved.named_parameters())
+    ours = {
+        name.replace("modules_to_save.default.", "").replace("base_model.model.", ""): parameter
+        for name, parameter in model.named_parameters()
+        if "original_module" not in name
+    }
+    outputs = [
+        name
+        for name in theirs
+        if name.startswith(ARCHITECTURES[model_type].head) and theirs[name].shape[0] == 2
+    ]
+    assert outputs
+    for name in outputs:
+        assert torch.equal(ours[name], theirs[name]) == (kept or name.endswith("bias"))
+    assert set(notes["made_new"]["trained"]) == (set() if kept else set(outputs))
+
+
+def test_a_model_with_few_positions_needs_no_shorter_length(
+    invoke: Invoke, tiny_overrides: list[str], hub_folder: Path, tmp_path: Path
+) -> None:
+    """data.max_length=128, which nobody had asked for, was refused."""
+    folder = tmp_path / "model"
+    shutil.copytree(hub_folder, folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.max_position_embeddings = 24
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    given = [each for each in tiny_overrides if not each.startswith("model.name_or_path=")]
+    given += [f"model.name_or_path={folder}", "svd_rank=3", "train.max_steps=2"]
+    given += ["measure.eval_every=null"]
+    outcome = invoke(*given)
+    assert outcome.code == 0, outcome.err
+    record = json.loads(next(outcome.folder.rglob("record.json")).read_text())
+    assert record["config"]["data"]["max_length"] == 24
+    outcome = invoke(*given, "data.max_length=25")
+    assert outcome.code == 2
+    assert "data.max_length=25: this model has 24 positions" in outcome.message[-1]
+
+
+def test_a_decoder_without_its_head_says_how_it_was_saved(tmp_path: Path) -> None:
+    config = tiny_config("llama")
+    config.tie_word_embeddings = False
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="saved without its language-model head"):
+        load(tmp_path, task="causal_lm")
