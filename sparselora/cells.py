@@ -6,11 +6,11 @@
 | whole number, Decimal | its digits |
 | number with a fraction | the shortest that reads back as it |
 | true, false | True, False |
-| a time | ISO 8601, a blank between date and time; the date alone where a whole column is at midnight |
+| a time | ISO 8601, with a blank between date and time |
 | empty, null, NaN | missing |
 
 Numbers of a column that has missing cells and no fraction are whole numbers: pandas writes 1.0 for a 1
-beside a null.
+beside a null. Of a CSV, where numbers are texts, that holds for labels and groups alone.
 """
 
 import datetime
@@ -29,10 +29,11 @@ from sparselora.errors import UserError
 _WHOLE = re.compile(r"-?\d+\.0")
 
 
-def texts(values: "pd.Series[Any]", key: str, source: str) -> list[str | None]:
+def texts(values: "pd.Series[Any]", key: str, source: str, names: bool = False) -> list[str | None]:
     """Return each cell of a column as its text, None where it is missing.
 
     Args:
+        names: whether cells name classes or groups, so that 1.0 beside an empty cell is a 1 in a CSV too.
         values: of any dtype.
         key: that names the column, with its value: for the message.
 
@@ -42,9 +43,12 @@ def texts(values: "pd.Series[Any]", key: str, source: str) -> list[str | None]:
     cells = [_plain(value, key, source) for value in values.astype(object)]
     if _is_narrow(values.dtype):  # widened, 0.1 would read 0.10000000149011612
         cells = [None if cell is None else np.float32(cell) for cell in cells]
-    times = [cell for cell in cells if isinstance(cell, datetime.datetime)]
-    dates_alone = all(cell.time() == datetime.time() for cell in times)
-    written = [None if cell is None else _written(cell, dates_alone) for cell in cells]
+    floats = [cell for cell in cells if isinstance(cell, float | np.float32)]
+    if len(floats) < len(cells) and all(float(cell).is_integer() for cell in floats):
+        others = [cell for cell in cells if cell is not None]
+        if len(floats) == len(others) or not any(isinstance(cell, str) for cell in others):
+            cells = [int(cell) if isinstance(cell, float | np.float32) else cell for cell in cells]
+    written = [None if cell is None else str(cell) for cell in cells]
     there = [text for text in written if text is not None]
     try:
         "".join(there).encode()
@@ -53,7 +57,7 @@ def texts(values: "pd.Series[Any]", key: str, source: str) -> list[str | None]:
             f"{key}: a cell of {source} holds half of a character (a lone surrogate, "
             f"{error.object[error.start]!r}); whole ones are allowed"
         ) from error
-    if len(there) < len(written) and are_whole(there):
+    if names and len(there) < len(written) and are_whole(there):
         return [None if text is None else whole(text) for text in written]
     return written
 
@@ -105,9 +109,3 @@ def _kind(value: Any) -> str:
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else f"{text[:39]}…"
-
-
-def _written(cell: Any, dates_alone: bool) -> str:
-    if isinstance(cell, datetime.datetime):
-        return str(cell.date()) if dates_alone else cell.isoformat(" ")
-    return str(cell)

@@ -63,8 +63,11 @@ def of_prompts(
         where = f"{source}, row {index}"
         before = _messages(prompt, f"{where}: {PROMPT}")
         answer = _messages(completion, f"{where}: {COMPLETION}")
-        if len(answer) > 1:
-            raise UserError(f"{where}: {COMPLETION} has {len(answer)} messages; one is allowed")
+        if len(answer) > 1 or any(message["role"] != "assistant" for message in answer):
+            raise UserError(
+                f"{where}: {COMPLETION} holds messages of {', '.join(m['role'] for m in answer)}; one of "
+                "the assistant is allowed"
+            )
         rows.append((before or None, answer[0]["content"] if answer else None))
     return _rows(rows, prompts.index)
 
@@ -85,12 +88,25 @@ def _messages(value: Any, where: str) -> list[Message]:
         raise UserError(f"{where}: is a {type(value).__name__}; {FORMAT} is allowed")
     messages: list[Message] = []
     for message in value:
+        if isinstance(message, Mapping) and _is_there(message.get("tool_calls")):
+            raise UserError(
+                f"{where}: holds tool_calls, which no prompt or completion of this task can hold; rows "
+                "without tool calls are allowed"
+            )
         role = message.get("role") if isinstance(message, Mapping) else None
         content = _content(message.get("content")) if isinstance(message, Mapping) else None
         if not isinstance(role, str) or content is None:
             raise UserError(f"{where}: holds {str(message)[:60]!r}; {FORMAT} is allowed")
         messages.append({"role": role, "content": content})
     return messages
+
+
+def _is_there(value: Any) -> bool:
+    return (
+        value is not None
+        and value is not pd.NA
+        and (not hasattr(value, "__len__") or len(value) > 0)
+    )
 
 
 def _content(content: Any) -> str | None:

@@ -1,5 +1,6 @@
 """The classes of a data set: which labels there are, and what is odd about them."""
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -20,6 +21,10 @@ FEW = 8
 """As many classes as any table may have, however few its rows."""
 MAX_FRACTIONS = 20
 """How many distinct numbers with fractions may be classes, such as half stars; likewise dates."""
+ROWS_A_CLASS = 50
+"""More such numbers are classes where each has as many rows."""
+NEARLY_ALL = 0.6
+"""Distinct labels over rows: with more, they are no classes."""
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d.*)?")
 SECRET = "-1"
 """What hubs write for a label that is kept secret."""
@@ -43,9 +48,14 @@ def tidy(labels: dict[str, list[str | None]], config: "DataConfig") -> dict[str,
             for name, column in tidied.items()
         }
     missing = None if config.missing_label is None else key_of(config.missing_label)
+    if missing is not None and missing not in {key_of(label) for label in there}:
+        raise UserError(
+            f"data.missing_label={missing}: is in no row of {config.path}; {config.label_column} has "
+            f"{_listed(sorted(there, key=_natural), MAX_NAMES) or 'none'}"
+        )
     for name, column in tidied.items():
-        there = {key_of(label) for label in column if label is not None}
-        secret = name == "test" and there == {SECRET}
+        keys = {key_of(label) for label in column if label is not None}
+        secret = name == "test" and keys == {SECRET}
         gone = {missing, SECRET if secret else missing}
         tidied[name] = [
             None if label is None or key_of(label) in gone else label for label in column
@@ -54,8 +64,10 @@ def tidy(labels: dict[str, list[str | None]], config: "DataConfig") -> dict[str,
 
 
 def key_of(label: Any) -> str:
-    """Return what a label is told by: -1, "-1" and -1.0 are one."""
+    """Return what a label is told by: -1, "-1" and -1.0 are one, and so are true and TRUE."""
     text = str(label).strip()
+    if text.casefold() in ("true", "false"):  # which no command line can write in another case
+        return text.casefold()
     return whole(text) if are_whole([text]) else text
 
 
@@ -73,16 +85,17 @@ def found(frames: Iterable[pd.DataFrame], config: "DataConfig") -> list[str]:
             f"{where}: {config.path} has one class ({names[0]!r}); two or more are needed"
         )
     rows = counts.total()
-    if len(names) > MAX_FRACTIONS and _are_fractions(names):
+    if len(names) > max(MAX_FRACTIONS, rows / ROWS_A_CLASS) and _are_fractions(names):
         raise UserError(
-            f"{where}: {len(names)} distinct numbers with fractions ({_listed(names, 3)}); a class a row "
-            "is needed, a text or a whole number, and a number to predict is none"
+            f"{where}: {len(names)} distinct numbers with fractions in {rows} rows "
+            f"({_listed(names, 3)}); texts or whole numbers that come back are classes, a number to "
+            "predict is none; data.labels=[…] names those to keep"
         )
     if len(names) > MAX_FRACTIONS and all(map(_DATE.fullmatch, names)):
         raise UserError(
             f"{where}: {len(names)} distinct dates ({_listed(names, 3)}); a column of classes is needed"
         )
-    if len(names) > max(FEW, rows / 2):
+    if len(names) > max(FEW, NEARLY_ALL * rows):
         raise UserError(
             f"{where}: {len(names)} distinct labels in {rows} rows ({_listed(names, 3)}); classes that "
             "come back are needed, or data.labels=[…] names those to keep"
@@ -151,6 +164,7 @@ def _are_fractions(names: Sequence[str]) -> bool:
 
 def _natural(label: str) -> tuple[int, float, str]:
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
         return (1, 0.0, label)
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)

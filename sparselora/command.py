@@ -52,16 +52,16 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
     except BrokenPipeError:  # who read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a folder that cannot be made or written to, a full disk
-        if wants_traceback or error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
     except (*messages.USER_MISTAKES, TrainingError) as error:
         if wants_traceback:
             traceback.print_exc()
         print(f"error: {messages.explain(error)}", file=sys.stderr)
         return 1 if isinstance(error, TrainingError) else 2
+    except OSError as error:  # a folder that cannot be made or written to, a full disk
+        if wants_traceback or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -72,9 +72,13 @@ def _load_data(config: "DataConfig", prompts: bool) -> LoadedData:
         source = config.path if len(frames) == 1 else f"{config.path} ({name})"
         rows = (_prompted if prompts else _labelled)(frame, config, source)
         if prompts and config.labels is not None:  # rows of other labels are left out here too
-            rows["label"] = _texts(frame, config.label_column, "data.label_column", source)
+            rows["label"] = _texts(
+                frame, config.label_column, "data.label_column", source, names=True
+            )
         if config.group_column is not None:
-            rows["group"] = _texts(frame, config.group_column, "data.group_column", source)
+            rows["group"] = _texts(
+                frame, config.group_column, "data.group_column", source, names=True
+            )
         rows["example_id"] = [f"{name}:{index}" for index in range(len(frame))]
         chosen[name] = rows
     if all("label" in rows for rows in chosen.values()):
@@ -91,12 +95,11 @@ def _load_data(config: "DataConfig", prompts: bool) -> LoadedData:
             f"data.path={config.path}: no row with a text and a "
             f"{'completion' if prompts else 'label'} among {sum(map(len, chosen.values()))}"
         )
-    if prompts:
-        names = []
-    elif config.labels is not None:
+    if config.labels is not None:
         names = classes.asked_for(config, labels_there)
     else:
-        names = classes.found(tidy.values(), config)
+        names = [] if prompts else classes.found(tidy.values(), config)
+    names = [] if prompts else names
     splits = {name: to_split(rows, names) for name, rows in assign(tidy, config).items()}
     _check(splits, names, config)
     return LoadedData(splits, names, dict(dropped), tuple(classes.notes(names, config)))
@@ -121,16 +124,19 @@ def column(frame: pd.DataFrame, name: str, key: str, source: str) -> "pd.Series[
     return found
 
 
-def _texts(frame: pd.DataFrame, name: str, key: str, source: str) -> "pd.Series[Any]":
+def _texts(
+    frame: pd.DataFrame, name: str, key: str, source: str, names: bool = False
+) -> "pd.Series[Any]":
     values = column(frame, name, key, source)
-    return pd.Series(cells.texts(values, f"{key}={name}", source), index=frame.index, dtype=object)
+    found = cells.texts(values, f"{key}={name}", source, names)
+    return pd.Series(found, index=frame.index, dtype=object)
 
 
 def _labelled(frame: pd.DataFrame, config: "DataConfig", source: str) -> pd.DataFrame:
     names = {"text": config.text_column, "pair": config.pair_column, "label": config.label_column}
     return pd.DataFrame(
         {
-            role: _texts(frame, name, f"data.{role}_column", source)
+            role: _texts(frame, name, f"data.{role}_column", source, names=role == "label")
             for role, name in names.items()
             if name is not None
         }
@@ -203,7 +209,10 @@ def _kept(rows: pd.DataFrame, config: "DataConfig", dropped: Counter[str]) -> pd
         same = ["text", *(["pair"] if "pair" in rows else [])]
         leave_out(DUPLICATE, rows.duplicated(same))
     # Without a group the text itself is one: the same sentence never stands on two sides.
-    group = rows["group"].fillna(rows["text"]) if "group" in rows else rows["text"]
+    group = rows["text"]
+    if "group" in rows:
+        there = [name is not None and bool(name.strip()) for name in rows["group"]]
+        group = rows["group"].where(pd.Series(there, index=rows.index, dtype=bool), group)
     return rows.assign(group=group)
 
 

@@ -49,7 +49,7 @@ def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:
         (not lowrank, ["compensation.rank"], f"compensation={run.compensation.name} has no rank"),
         (not calibrates, ["calibration.batches"], "nothing is fitted on them"),
         (
-            not path.lower().endswith((".csv", ".tsv")),
+            not (path.lower().endswith((".csv", ".tsv")) or Path(path).expanduser().is_dir()),
             ["data.quoting"],
             "data.path is no CSV or TSV",
         ),

@@ -25,7 +25,10 @@ def check_folder(model: ModelConfig) -> None:
     where, path = f"model.name_or_path={name}", Path(name).expanduser()
     if not path.exists():
         if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-            raise UserError(f"{where}: no such folder")
+            raise UserError(
+                f"{where}: no such folder; a local folder, a hub name (with network), asset:minilm or "
+                "asset:smollm2 is allowed"
+            )
         return  # a name on the hub
     if path.is_file():
         raise UserError(f"{where}: is a file; the folder of a model is needed")

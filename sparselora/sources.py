@@ -1,5 +1,6 @@
 """Where the data come from: the embedded set, a table, or a hub; one pandas frame a split."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 from sparselora import assets
 from sparselora.errors import UserError
 from sparselora.splits import SPLITS
-from sparselora.tables import endings, read_table
+from sparselora.tables import endings, of_arrow, read_table
 
 if TYPE_CHECKING:
     from sparselora.schema import DataConfig
@@ -58,10 +59,43 @@ def _asset_table(path: str) -> str | None:
     return next((name for name in names if name.endswith(".csv")), None)
 
 
+def _folder_of_tables(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame] | None:
+    """The CSV and TSV files of a folder by split, as the hub names them; None where it holds none."""
+    files = [
+        file
+        for folder in (path, path / "data")
+        for file in sorted(folder.glob("*.?sv"))
+        if file.suffix.lower() in (".csv", ".tsv")
+    ]
+    if not files:
+        return None
+    frames = {}
+    for role in SPLITS:
+        name = getattr(config, f"{role}_split")
+        own = [
+            file for file in files if re.fullmatch(rf"{re.escape(str(name))}([-_.].*)?", file.stem)
+        ]
+        if name is not None and not own and role == "train" and len(files) == 1:
+            own = files
+        if name is not None and not own:
+            raise UserError(
+                f"data.{role}_split={name}: no such file in {config.path}; it has "
+                f"{', '.join(file.name for file in files)}"
+            )
+        if own:
+            frames[role] = pd.concat(
+                [read_table(file, config.quoting) for file in own]
+            ).reset_index(drop=True)
+    return frames
+
+
 def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
     import datasets
 
     datasets.disable_progress_bars()
+    tables = _folder_of_tables(config, path)
+    if tables is not None:
+        return tables
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded: Any = datasets.load_from_disk(str(path))
@@ -88,13 +122,12 @@ def _read_hub(config: "DataConfig", path: Path) -> dict[str, pd.DataFrame]:
                 f"it has {', '.join(map(str, loaded))}"
             )
         # By Arrow, which keeps whole numbers whole beside a null, and does not decode pictures.
-        table = loaded[name].with_format("arrow")[:]
-        frame = table.to_pandas(types_mapper=pd.ArrowDtype)
-        for column in (config.label_column, config.group_column):
-            feature = loaded[name].features.get(column)
-            if isinstance(feature, datasets.ClassLabel):
-                # −1 is the hub's mark for a label that is kept secret: missing, here.
-                names = dict(enumerate(feature.names))
-                frame[column] = [names.get(index) for index in frame[column].astype(object)]
+        frame = of_arrow(loaded[name].with_format("arrow")[:])
+        feature = loaded[name].features.get(config.label_column)
+        if isinstance(feature, datasets.ClassLabel):
+            # −1 is the hub's mark for a label that is kept secret: missing, here.
+            names = dict(enumerate(feature.names))
+            indices = frame[config.label_column].astype(object)
+            frame[config.label_column] = [names.get(index) for index in indices]
         frames[role] = frame
     return frames

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sparselora.errors import UserError
 
@@ -72,31 +74,37 @@ def _delimited(path: Path, delimiter: str, quoting: str) -> pd.DataFrame:
     if "\0" in text:
         raise ValueError("it holds a NUL character, so it is no text file")
     plain = list(_rows(text, delimiter, csv.QUOTE_NONE)) if quoting != "csv" else []
-    if quoting == "none":
+    if quoting == "none" or (plain and '"' not in text):
         return _frame(path, plain)
-    if '"' not in text:
-        return _frame(path, plain or list(_rows(text, delimiter, csv.QUOTE_MINIMAL)))
+    if quoting == "csv":  # with stray quotes as they come
+        return _frame(path, list(_rows(text, delimiter, csv.QUOTE_MINIMAL, strict=False)))
     try:
         quoted = list(_rows(text, delimiter, csv.QUOTE_MINIMAL))
     except csv.Error as error:
-        if quoting == "csv":
-            raise
         lenient = list(_rows(text, delimiter, csv.QUOTE_MINIMAL, strict=False))
         if len(lenient) != len(plain):
             raise _swallowed(path, lenient, plain) from error
-        if _is_even(plain):  # quotes inside of texts, in a file that quotes nothing
-            return _frame(path, plain)
+        if _is_even(plain) and not _quotes_whole_fields(plain):
+            return _frame(path, plain)  # quotes inside of texts, in a file that quotes nothing
         raise UserError(
-            f"data.path={path}: its quotes do not pair as in CSV ({error}), and without them rows differ "
-            "in length; a field with quotes or delimiters in it stands in quotes, its own quotes twice"
+            f"data.path={path}: its quotes do not pair as in CSV ({error}); a field that holds quotes "
+            "stands in quotes, its own quotes twice; data.quoting=csv takes them as they come, "
+            "data.quoting=none as characters"
         ) from error
-    if quoting == "csv":
-        return _frame(path, quoted)
     if len(quoted) == len(plain):  # quotes around texts, or that pair across two cells of a line
         return _frame(path, plain if _is_even(plain) and not _is_even(quoted) else quoted)
-    if _is_even(quoted) and not _is_even(plain) and not _hides_rows(quoted, plain):
+    if _fits(quoted) and not _is_even(plain) and not _hides_rows(quoted, plain):
         return _frame(path, quoted)  # texts of several lines
     raise _swallowed(path, quoted, plain)
+
+
+def _quotes_whole_fields(plain: Sequence[Row]) -> bool:
+    """Return whether a tenth of the rows have a field in quotes, as a file that quotes has."""
+    quoted = sum(
+        any(len(field) > 1 and field[0] == field[-1] == '"' for field in fields)
+        for _, fields in plain
+    )
+    return quoted > (1 - NEARLY) * len(plain)
 
 
 def _hides_rows(quoted: Sequence[Row], plain: Sequence[Row]) -> bool:
@@ -153,6 +161,10 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
+def _fits(rows: Sequence[Row]) -> bool:
+    return all(len(fields) <= len(rows[0][1]) for _, fields in rows)
+
+
 def _is_even(rows: Sequence[Row]) -> bool:
     return len({len(fields) for _, fields in rows}) <= 1
 
@@ -163,6 +175,11 @@ def _frame(path: Path, rows: Sequence[Row]) -> pd.DataFrame:
         raise ValueError("it is empty")
     (_, header), *body = rows
     width = len(header)
+    if body and all(len(fields) == width + 1 for _, fields in body):
+        raise UserError(
+            f"data.path={path}: each row has one field more than the header names ({width}), as where "
+            "rows have names; a name for that column is needed in the header"
+        )
     for line, fields in body:
         if any(fields[width:]):
             raise UserError(
@@ -179,7 +196,20 @@ def _frame(path: Path, rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _json(path: Path) -> pd.DataFrame:
-    found = json.loads(path.read_bytes().decode("utf-8-sig"))
+    text = path.read_bytes().decode("utf-8-sig")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        if not text.lstrip().startswith("{"):
+            raise
+        return _json_lines(path)  # which many call .json
+    if isinstance(found, dict):  # by column, as pandas writes it
+        columns = [
+            list(column.values()) if isinstance(column, dict) else column
+            for column in found.values()
+        ]
+        if all(isinstance(column, list) for column in columns) and len(set(map(len, columns))) == 1:
+            found = [dict(zip(found, row, strict=True)) for row in zip(*columns, strict=True)]
     if not isinstance(found, list):
         raise ValueError('a list of rows, [{"text": …}, …], is allowed')
     return _of_mappings((f"row {index}", row) for index, row in enumerate(found))
@@ -212,7 +242,20 @@ def _of_mappings(rows: Iterator[tuple[str, Any]]) -> pd.DataFrame:
 
 
 def _parquet(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path, dtype_backend="pyarrow")
+    return of_arrow(pq.ParquetFile(path).read())
+
+
+def of_arrow(table: pa.Table) -> pd.DataFrame:
+    """Return an Arrow table as a frame whose whole numbers stay whole beside a null."""
+    wide = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if any(field.type in wide for field in table.schema):  # pandas has no such columns
+        schema = pa.schema(
+            [field.with_type(wide.get(field.type, field.type)) for field in table.schema],
+            metadata=table.schema.metadata,
+        )
+        table = table.cast(schema)
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
 
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {

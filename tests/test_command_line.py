@@ -374,3 +374,13 @@ def test_a_run_is_run_again_by_hydras_flag(invoke: Invoke, tiny_overrides: list[
     assert invoke("--experimental-rerun", "mine", "hydra.run.dir=other").code == 0
     first, second = outcome.records()
     assert first["config_hash"] == second["config_hash"]
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/x", "/dev/null/x"])
+def test_a_folder_that_cannot_be_made_is_one_line(
+    invoke: Invoke, tiny_overrides: list[str], place: str
+) -> None:
+    outcome = invoke(*tiny_overrides, "svd_rank=3", f"hydra.run.dir={place}")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    assert place.rsplit("/", 1)[0] in outcome.message[-1]
