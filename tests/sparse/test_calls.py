@@ -1,7 +1,9 @@
 """Which calls of a model are sparse, and that a recomputation has what its forward pass had."""
 
 import copy
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,8 +14,10 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sparselora import UserError, sparsify
+from sparselora.sparse.calls import state_of
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.patch import SparsityHandle
+from sparselora.sparse.state import Call
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 
 CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)
@@ -104,7 +108,34 @@ def failure_between(model: PeftModel) -> None:
     loss.backward()
 
 
+def switched_off_between(model: PeftModel) -> None:
+    handle = state_of(model).handle
+    loss = model(**causal_batch()).loss
+    handle.disable()
+    loss.backward()
+    handle.enable()
+    model(**causal_batch(3, 7)).loss.backward()
+
+
+def risen_between(model: PeftModel) -> None:
+    state = state_of(model)
+    state.switch(0.5)
+    loss = model(**causal_batch()).loss
+    state.switch(1.0)
+    loss.backward()
+
+
+def backward_twice(model: PeftModel) -> None:
+    loss = model(**causal_batch()).loss
+    loss.backward(retain_graph=True)
+    model(**causal_batch(2, 5)).loss.backward()
+    loss.backward()
+
+
 ORDERS = (
+    switched_off_between,
+    risen_between,
+    backward_twice,
     two_forwards,
     first_forward_last,
     dropped_graph,
@@ -280,3 +311,19 @@ def test_realised_sparsity_weighs_by_real_tokens() -> None:
         tokens += real
         computed += real * len(handle.sparse_blocks["layer.1"].chosen)
     assert handle.report()[1].realised_sparsity == pytest.approx(1 - computed / (37 * tokens))
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_a_dropped_graph_takes_its_call_along(reentrant: bool | None) -> None:
+    model, handle = sparse_model()
+    checkpointed(model, reentrant)
+    losses = [model(**causal_batch()).loss for _ in range(10)]
+    alive = weakref.WeakSet(each for each in gc.get_objects() if isinstance(each, Call))
+    assert len(alive) >= 10
+    del losses
+    gc.collect()
+    assert len(alive) == 1  # the last one, which is in hand
+    weight = weakref.ref(model.base_model.model.model.layers[0].mlp.up_proj.weight)
+    del model, handle
+    gc.collect()
+    assert weight() is None
