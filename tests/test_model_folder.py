@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from sparselora.errors import UserError
 from sparselora.model import load_model_config
@@ -161,3 +162,49 @@ def test_a_decoder_without_its_head_says_how_it_was_saved(tmp_path: Path) -> Non
     word_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="saved without its language-model head"):
         load(tmp_path, task="causal_lm")
+
+
+OTHER_CLASSES = [
+    ("bert", "AutoModelForMaskedLM"),
+    ("bert", "AutoModelForQuestionAnswering"),
+    ("roberta", "AutoModelForMaskedLM"),
+    ("roberta", "AutoModelForTokenClassification"),
+    ("electra", "AutoModelForPreTraining"),
+    ("distilbert", "AutoModelForMaskedLM"),
+    ("deberta-v2", "AutoModelForMaskedLM"),
+    ("mpnet", "AutoModelForMaskedLM"),
+    ("modernbert", "AutoModelForMaskedLM"),
+    ("gpt2", "AutoModelForCausalLM"),
+    ("llama", "AutoModelForCausalLM"),
+    ("opt", "AutoModelForCausalLM"),
+]
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(("model_type", "saved_by"), OTHER_CLASSES)
+def test_checkpoints_that_another_class_saved_are_whole(
+    tmp_path: Path, model_type: str, saved_by: str, older: bool
+) -> None:
+    """As hubs hold them: other heads, older names of norms, buffers that are saved no more."""
+    auto = getattr(transformers, saved_by)
+    auto.from_config(tiny_config(model_type)).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    if older:
+        weights = load_file(tmp_path / "model.safetensors")
+        if model_type == "bert":
+            for new, old in (("weight", "gamma"), ("bias", "beta")):
+                weights = {
+                    key.replace(f"LayerNorm.{new}", f"LayerNorm.{old}"): tensor
+                    for key, tensor in weights.items()
+                }
+            weights["bert.embeddings.position_ids"] = torch.arange(128)[None]
+        if model_type == "gpt2":
+            weights = {key.removeprefix("transformer."): each for key, each in weights.items()}
+            weights["h.0.attn.bias"] = torch.ones(1, 1, 128, 128)
+            weights["h.0.attn.masked_bias"] = torch.tensor(-1e4)
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, _, notes = load(tmp_path)
+    head = ARCHITECTURES[model_type].head
+    assert notes["made_new"]["trained"]
+    assert all(name.startswith(head) for name in notes["made_new"]["trained"])
+    assert all("pooler" in name for name in notes["made_new"]["frozen"])
