@@ -80,9 +80,8 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
         )
     longest = usable_positions(config)
     if longest is not None and "data.max_length" not in keys:
-        run.data.max_length = min(
-            run.data.max_length, longest
-        )  # a preset's is no wish of the user's
+        # A preset's length is no wish of the user's.
+        run.data.max_length = min(run.data.max_length, longest)
     lengths = {"data.max_length": run.data.max_length, "bench.seq_len": run.bench.seq_len}
     for key, length in lengths.items():
         if longest is not None and length is not None and length > longest:

@@ -95,11 +95,8 @@ def _load_data(config: "DataConfig", prompts: bool) -> LoadedData:
             f"data.path={config.path}: no row with a text and a "
             f"{'completion' if prompts else 'label'} among {sum(map(len, chosen.values()))}"
         )
-    if config.labels is not None:
-        names = classes.asked_for(config, labels_there)
-    else:
-        names = [] if prompts else classes.found(tidy.values(), config)
-    names = [] if prompts else names
+    asked = None if config.labels is None else classes.asked_for(config, labels_there)
+    names = [] if prompts else asked or classes.found(tidy.values(), config)
     splits = {name: to_split(rows, names) for name, rows in assign(tidy, config).items()}
     _check(splits, names, config)
     return LoadedData(splits, names, dict(dropped), tuple(classes.notes(names, config)))
