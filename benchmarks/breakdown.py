@@ -29,8 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparselora.lock import DeviceLock
 from sparselora.measure import OWN, SPARSE, STOCK, Arms
-from sparselora.sparse import attention, dropout
-from sparselora.sparse.sparse_ffn import SparseFFN
+from sparselora.sparse.blocks.ffn import SparseFFN
+from sparselora.sparse.ops import dropout
+from sparselora.sparse.ops import dropout_attention as attention
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEFAULT = "optimized 32x64 lora=query_value"

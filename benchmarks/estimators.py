@@ -29,13 +29,13 @@ from sparselora.data import load_data
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.report.plots import PALETTE
-from sparselora.schedule import kept_channels, layer_sparsities
-from sparselora.sparse.blocks import find_blocks, get_backbone
-from sparselora.sparse.calibration import calibrate
-from sparselora.sparse.calls import padding_mask
+from sparselora.sparse.backbone.calls import padding_mask
+from sparselora.sparse.backbone.ffn import find_blocks, get_backbone
+from sparselora.sparse.blocks.ffn import SparseFFN
+from sparselora.sparse.channels.calibration import calibrate
+from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.state import SparsityState
+from sparselora.sparse.schedule import kept_channels, layer_sparsities
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 

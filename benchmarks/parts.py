@@ -31,7 +31,7 @@ from sparselora.measure import OWN, SPARSE, Arms
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.schema import RunConfig
-from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.channels.calibration import calibrate
 from sparselora.timing import Budget, interleave, paired_ratio
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

@@ -29,11 +29,11 @@ from sparselora.config import parse_config
 from sparselora.data import load_data
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
-from sparselora.sparse.blocks import get_backbone
-from sparselora.sparse.calibration import Calibration, calibrate
+from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.channels.calibration import Calibration, calibrate
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.curves import calibrated_config
 from sparselora.sparse.patch import sparsify
+from sparselora.sparse.sensitivity import calibrated_config
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 DRAWS, BATCHES = 3, 16

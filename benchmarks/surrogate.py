@@ -30,7 +30,7 @@ from sparselora.search.samplers import sampler_factory
 from sparselora.search.space import Space, key_of, remembered
 from sparselora.search.storage import Storage
 from sparselora.search.study import NAMED, Plan, SharedStudy
-from sparselora.sparse.blocks import ModelShape
+from sparselora.sparse.backbone.ffn import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 FLOOR, CEILING = 0.70, 100.0

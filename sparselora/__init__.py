@@ -9,19 +9,19 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "FFNEstimator": "sparselora.sparse.estimator",
-    "SVDSparsityEstimator": "sparselora.sparse.lowrank",
+    "FFNEstimator": "sparselora.sparse.channels.ffn_estimators",
+    "SVDSparsityEstimator": "sparselora.sparse.channels.lowrank",
     "accelerate": "sparselora.sparse.accelerate",
     "SparsityCallback": "sparselora.sparse.callback",
     "SparsityConfig": "sparselora.sparse.config",
     "SparsityHandle": "sparselora.sparse.patch",
     "UserError": "sparselora.errors",
-    "calibrate": "sparselora.sparse.calibration",
-    "build_ffn_estimators": "sparselora.sparse.estimator",
-    "get_layer_sparsity_ratio": "sparselora.schedule",
+    "calibrate": "sparselora.sparse.channels.calibration",
+    "build_ffn_estimators": "sparselora.sparse.channels.ffn_estimators",
+    "get_layer_sparsity_ratio": "sparselora.sparse.schedule",
     "load_records": "sparselora.report.load",
     "load_study": "sparselora.report.study",
-    "select_ffn_channels": "sparselora.sparse.selector",
+    "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",
 }
 

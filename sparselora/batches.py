@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparselora.errors import UserError, in_one_line
-from sparselora.sparse.tokens import IGNORED
+from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.splits import Split
 
 POOL_BATCHES = 50

@@ -127,7 +127,7 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
     import torch
 
     from sparselora.model import load_model_config
-    from sparselora.sparse.tokens import IGNORED
+    from sparselora.sparse.channels.tokens import IGNORED
 
     timed = run.measure.batches * run.train.gradient_accumulation_steps
     count = max(timed, run.calibration.batches)

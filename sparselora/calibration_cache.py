@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparselora import __version__
-from sparselora.allocation import LEVELS
 from sparselora.assets import cache_folder
 from sparselora.files import write_atomically
-from sparselora.sparse.blocks import get_backbone
-from sparselora.sparse.calibration import Calibration, calibrate, from_tensors, to_tensors
+from sparselora.sparse.allocation import LEVELS
+from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.channels.calibration import Calibration, calibrate, from_tensors, to_tensors
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.curves import calibrated_sparsities, error_curves, with_layers
+from sparselora.sparse.sensitivity import calibrated_sparsities, error_curves, with_layers
 
 LARGEST_BYTES = 256 * 2**20
 """Larger ones are made anew each time."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparselora.batches import TokenizedSplit, encode
 from sparselora.chat_template import check_user_messages, render_chat
 from sparselora.errors import UserError
-from sparselora.sparse.tokens import IGNORED
+from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.splits import Message, Split
 
 Prompt = str | Sequence[Message]

@@ -6,13 +6,13 @@ from typing import Any
 from torch import nn
 
 from sparselora.flops import AttentionKept, ModelDimensions, RelativeAttention, ShortLastLayer
-from sparselora.schedule import kept_channels
-from sparselora.sparse.architectures import Architecture
-from sparselora.sparse.attention import NAME
-from sparselora.sparse.attention_channels import HeadShape
-from sparselora.sparse.blocks import get_architecture, get_backbone, get_model_shape
+from sparselora.sparse.acceleration.last_layer import reads_first_token
+from sparselora.sparse.backbone.architectures import Architecture
+from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_model_shape
+from sparselora.sparse.channels.head_channels import HeadShape
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.last_layer import reads_first_token
+from sparselora.sparse.ops.dropout_attention import NAME
+from sparselora.sparse.schedule import kept_channels
 
 
 def kept_of(model: nn.Module, sparsities: Sequence[float]) -> list[int]:

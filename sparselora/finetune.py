@@ -13,7 +13,6 @@ import torch
 from transformers import set_seed
 
 from sparselora import summary
-from sparselora.allocation import LEVELS
 from sparselora.batches import training_batches
 from sparselora.calibration_cache import fit
 from sparselora.checkpoint import (
@@ -34,10 +33,11 @@ from sparselora.model import load_model, load_model_config, load_tokenizer
 from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.reference import dense_reference, reference_key
-from sparselora.schedule import Phases
 from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.accelerate import accelerate
+from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify
+from sparselora.sparse.schedule import Phases
 from sparselora.tasks import TASKS
 from sparselora.token_checks import check_known, check_tokens, told, unknown_share
 from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps

@@ -18,12 +18,12 @@ from sparselora.lock import DeviceLock
 from sparselora.provenance import load_average
 from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.accelerate import accelerate
-from sparselora.sparse.blocks import find_blocks
-from sparselora.sparse.calibration import Calibration
+from sparselora.sparse.backbone.attention import find_attention
+from sparselora.sparse.backbone.ffn import find_blocks
+from sparselora.sparse.channels.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.memory import tensors_in
 from sparselora.sparse.patch import SparsityHandle, sparsify
-from sparselora.sparse.projections import find_attention
+from sparselora.sparse.tensors import tensors_in
 from sparselora.timing import Budget, Interval, StepTimer, interleave, paired_ratio
 from sparselora.train import Loss, Stepper, to_device
 

@@ -14,8 +14,8 @@ from sparselora.device import choose_device
 from sparselora.errors import UserError, in_one_line
 from sparselora.pretrained import load_model_config, read_pretrained
 from sparselora.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
-from sparselora.sparse.blocks import get_architecture
-from sparselora.sparse.quantized import keep_trainable
+from sparselora.sparse.backbone.ffn import get_architecture
+from sparselora.sparse.backbone.quantized import keep_trainable
 from sparselora.tasks import TASKS
 from sparselora.tokenizer import load_tokenizer, padding_id
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sparselora.sparse.blocks import get_architecture
+from sparselora.sparse.backbone.ffn import get_architecture
 from sparselora.tokenizer import padding_id
 
 

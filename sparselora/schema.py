@@ -9,9 +9,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from sparselora.schedule import Phases
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.named import UNSAID
+from sparselora.sparse.named_settings import UNSAID
+from sparselora.sparse.schedule import Phases
 
 OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
 """Keys of `train` that do not change what a run comes to."""

@@ -18,9 +18,9 @@ from sparselora.flops import (
     step_flops,
     svd_estimate_flops,
 )
-from sparselora.schedule import Phases
 from sparselora.schema import Precision, RunConfig
 from sparselora.sparse.patch import SparsityHandle
+from sparselora.sparse.schedule import Phases
 from sparselora.timing import quantiles
 from sparselora.train import StepPlan, StepRow, head_positions, tokens_kept_dense
 

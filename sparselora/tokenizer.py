@@ -11,7 +11,7 @@ from sparselora import assets
 from sparselora.errors import UserError
 from sparselora.pretrained import load_model_config, read_pretrained
 from sparselora.schema import ModelConfig
-from sparselora.sparse.blocks import get_architecture
+from sparselora.sparse.backbone.ffn import get_architecture
 
 WHOLE_FILE = "tokenizer.json"
 PROBES, PROBE_TOKENS = 20, 8

@@ -10,10 +10,10 @@ from transformers import get_linear_schedule_with_warmup
 
 from sparselora.errors import TrainingError
 from sparselora.lock import DeviceLock
-from sparselora.schedule import Phases
+from sparselora.sparse.channels.tokens import IGNORED, output_tokens
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle
-from sparselora.sparse.tokens import IGNORED, output_tokens
+from sparselora.sparse.schedule import Phases
 from sparselora.timing import StepTimer
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparselora import run as run_module
-from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.config import SparsityConfig
 
 # Odd widths on purpose; f < 512, so widths are not rounded to 16.

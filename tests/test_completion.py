@@ -16,12 +16,12 @@ from sparselora.completion import (
     tokenize_completions,
 )
 from sparselora.errors import UserError
-from sparselora.sparse.tokens import IGNORED
+from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.splits import Split
 from sparselora.templates import template_end
 from tests.conftest import word_tokenizer
-from tests.sparse.test_ffn import assert_all_close
-from tests.sparse.test_tokens import DECODERS, completions, tiny_decoder
+from tests.sparse.blocks.test_ffn import assert_all_close
+from tests.sparse.channels.test_tokens import DECODERS, completions, tiny_decoder
 
 CHAT = (
     "{% for message in messages %}<user> {{ message['content'] }} <end> {% endfor %}"

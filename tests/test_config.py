@@ -12,10 +12,10 @@ from sparselora.config import check_model, is_dense, parse_config
 from sparselora.errors import UserError
 from sparselora.paths import CONF, SWEEPS
 from sparselora.schema import RunConfig
-from sparselora.sparse.blocks import ModelShape, find_blocks
-from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.backbone.ffn import ModelShape, find_blocks
+from sparselora.sparse.channels.calibration import calibrate
+from sparselora.sparse.channels.ffn_estimators import build_estimator
 from sparselora.sparse.config import ESTIMATORS
-from sparselora.sparse.estimator import build_estimator
 from tests.conftest import plain, tiny_batch, tiny_model
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)

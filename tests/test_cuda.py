@@ -13,13 +13,18 @@ from torch import Tensor, nn
 
 from sparselora import SparsityConfig, accelerate, calibrate, sparsify
 from sparselora.schema import TrainConfig
-from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.train import Stepper
 from tests.conftest import plain, tiny_batch, tiny_model
-from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients, masked_reference
-from tests.sparse.test_quantized import quantized, unpacked
-from tests.sparse.test_sparse_attention import masked_reference as masked_attention
-from tests.sparse.test_tokens import DECODERS, completions, tiny_decoder
+from tests.sparse.backbone.test_quantized import quantized, unpacked
+from tests.sparse.blocks.test_attention import masked_reference as masked_attention
+from tests.sparse.blocks.test_ffn import (
+    assert_all_close,
+    assert_as_near,
+    gradients,
+    masked_reference,
+)
+from tests.sparse.channels.test_tokens import DECODERS, completions, tiny_decoder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)

@@ -20,8 +20,8 @@ from sparselora.flops import (
     svd_estimate_flops,
 )
 from sparselora.paths import PACKAGE
-from sparselora.schedule import kept_channels
-from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
+from sparselora.sparse.schedule import kept_channels
 from sparselora.train import head_positions, tokens_kept_dense
 from tests.conftest import plain
 

@@ -17,7 +17,7 @@ from sparselora.errors import UserError
 from sparselora.model import load_model, load_model_config, load_tokenizer
 from sparselora.positions import usable_positions
 from sparselora.schema import RunConfig
-from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from tests.conftest import tiny_config, word_tokenizer
 
 TYPES = sorted(ARCHITECTURES)

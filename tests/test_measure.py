@@ -21,7 +21,7 @@ from sparselora.measure import (
 )
 from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.accelerate import accelerate
-from sparselora.sparse.calibration import calibrate
+from sparselora.sparse.channels.calibration import calibrate
 from sparselora.timing import Budget, interleave
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.test_timing import Fixed

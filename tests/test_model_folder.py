@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sparselora.errors import UserError
 from sparselora.model import load_model_config
 from sparselora.schema import ModelConfig
-from sparselora.sparse.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.tokenizer import load_tokenizer
 from tests.conftest import WORDS, Outcome, tiny_config, word_tokenizer
 from tests.test_mangled_checkpoints import load

@@ -16,12 +16,12 @@ from sparselora import sparsify
 from sparselora.completion import completion_loss
 from sparselora.lock import DeviceLock
 from sparselora.model import lora_config
-from sparselora.schedule import Phases
 from sparselora.schema import LoraSettings, TrainConfig
-from sparselora.sparse.tokens import IGNORED
+from sparselora.sparse.channels.tokens import IGNORED
+from sparselora.sparse.schedule import Phases
 from sparselora.train import Stepper, StepPlan, train_steps
 from tests.conftest import Outcome, plain, tiny_batch, tiny_model
-from tests.sparse.test_tokens import completions, tiny_decoder
+from tests.sparse.channels.test_tokens import completions, tiny_decoder
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from sparselora.errors import UserError
-from sparselora.schedule import RULES, Phases, layer_sparsities
-from sparselora.sparse.named import settings
+from sparselora.sparse.named_settings import settings
+from sparselora.sparse.schedule import RULES, Phases, layer_sparsities
 from sparselora.sparse.validate import (
     check_choice,
     check_phases,
@@ -22,9 +22,9 @@ class EstimatorKind:
     """A row of the table of estimators."""
 
     build: str
-    """Name of the function in `sparselora.sparse.estimator` that makes one for a block."""
+    """Name of the function in `channels.ffn_estimators` that makes one for a block."""
     build_norms: str
-    """Name of the function in `sparselora.sparse.attention_norms` that makes one for attention."""
+    """Name of the function in `channels.attention_estimators` that makes one for attention."""
     has_rank: bool = False
     """Whether `svd_rank` means anything to it."""
     uses_tokens: bool = False
@@ -88,7 +88,7 @@ class SparsityConfig:
     """
 
     ffn_sparsity: float = _COMMAND
-    """Share of channels left out, in [0, 1): see `sparselora.schedule.layer_sparsities`."""
+    """Share of channels left out, in [0, 1): see `sparselora.sparse.schedule.layer_sparsities`."""
     layer_sparsity: Mapping[str, float] = _COMMAND
     """Layer pattern → sparsity, for the layers that differ."""
     rule: str = _COMMAND
@@ -119,7 +119,7 @@ class SparsityConfig:
     attention_scope: str = _COMMAND
     """Whether each head of keys keeps as many channels, or the best of all heads are kept."""
     tokens: str = _COMMAND
-    """Which tokens are computed sparsely: all, or context alone, see `sparselora.sparse.tokens`."""
+    """Which tokens are computed sparsely: all, or context alone, see `channels.tokens`."""
     sink_tokens: int = _COMMAND
     """With `context`: how many of a sequence's first tokens stay dense too."""
     sparse_warmup_ratio: float = _COMMAND

@@ -14,16 +14,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparselora.sparse.accelerate import Acceleration
-from sparselora.sparse.blocks import FFNBlock, get_called, get_head
-from sparselora.sparse.calls import NoteBatch, NoteEnd, NoteLabels
+from sparselora.sparse.backbone.calls import NoteBatch, NoteEnd, NoteLabels
+from sparselora.sparse.backbone.ffn import FFNBlock, get_called, get_head
+from sparselora.sparse.backbone.memory_layout import RowsInMemory
+from sparselora.sparse.blocks.attention import SparseAttention
+from sparselora.sparse.blocks.ffn import SparseFFN
+from sparselora.sparse.blocks.follow import FollowModel
+from sparselora.sparse.blocks.stand_in import stand_in_for_attention, stand_in_for_ffn, take_back
+from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.follow import FollowModel
-from sparselora.sparse.layout import RowsInMemory
-from sparselora.sparse.mixed import new_owner, owned
-from sparselora.sparse.sparse_attention import SparseAttention
-from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.stand_in import stand_in_for_attention, stand_in_for_ffn, take_back
-from sparselora.sparse.state import SparsityState
+from sparselora.sparse.swap import new_owner, owned
 
 
 @dataclass(frozen=True)

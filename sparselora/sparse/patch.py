@@ -6,16 +6,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
-from sparselora.schedule import kept_channels, layer_sparsities
-from sparselora.sparse.blocks import find_blocks
-from sparselora.sparse.calibration import Calibration, LayerMoments, calibrate
-from sparselora.sparse.calls import state_of
+from sparselora.sparse.backbone.attention import find_attention
+from sparselora.sparse.backbone.calls import state_of
+from sparselora.sparse.backbone.ffn import find_blocks
+from sparselora.sparse.blocks.attention import SparseAttention
+from sparselora.sparse.blocks.ffn import SparseFFN
+from sparselora.sparse.channels.calibration import Calibration, LayerMoments, calibrate
+from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.handle import LayerReport, SparsityHandle
-from sparselora.sparse.projections import find_attention
-from sparselora.sparse.sparse_attention import SparseAttention
-from sparselora.sparse.sparse_ffn import SparseFFN
-from sparselora.sparse.state import SparsityState
+from sparselora.sparse.schedule import kept_channels, layer_sparsities
 from sparselora.sparse.validate import PHASE_KEYS
 
 __all__ = ["LayerReport", "SparsityHandle", "sparsify"]

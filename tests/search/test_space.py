@@ -14,7 +14,7 @@ from sparselora.paths import CONF
 from sparselora.schema import RunConfig
 from sparselora.search.samplers import check_sampler
 from sparselora.search.space import Space, effective, key_of, remembered
-from sparselora.sparse.blocks import ModelShape
+from sparselora.sparse.backbone.ffn import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 PARAMS = {

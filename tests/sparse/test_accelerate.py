@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparselora import sparsify
-from sparselora.sparse import attention, dropout, lora
 from sparselora.sparse.accelerate import accelerate
-from sparselora.sparse.architectures import ARCHITECTURES
-from sparselora.sparse.attention import DropoutAttentionFunction
-from sparselora.sparse.dropout import FastDropout, keep_mask
-from sparselora.sparse.lora import FastLoraLinear, LoRALinearFunction
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
+from sparselora.sparse.ops import dropout, lora
+from sparselora.sparse.ops import dropout_attention as attention
+from sparselora.sparse.ops.dropout import FastDropout, keep_mask
+from sparselora.sparse.ops.dropout_attention import DropoutAttentionFunction
+from sparselora.sparse.ops.lora import FastLoraLinear, LoRALinearFunction
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
-from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
+from tests.sparse.blocks.test_ffn import assert_all_close, assert_as_near, gradients
 
 CPU = torch.device("cpu")
 

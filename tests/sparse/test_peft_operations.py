@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sparselora import accelerate, sparsify
 from sparselora.errors import UserError
-from sparselora.sparse.architectures import ARCHITECTURES
-from sparselora.sparse.blocks import find_blocks
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.ffn import find_blocks
 from tests.conftest import plain, tiny_batch, tiny_config
-from tests.sparse.test_ffn import assert_all_close, assert_as_near, gradients
+from tests.sparse.blocks.test_ffn import assert_all_close, assert_as_near, gradients
 
 TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]
 CONFIG = plain(estimator="svd", svd_rank=3, ffn_sparsity=0.6)

@@ -17,10 +17,10 @@ from sparselora import SparsityConfig, accelerate, sparsify
 from sparselora.errors import UserError
 from sparselora.sparse import accelerate as accelerate_module
 from sparselora.sparse import handle as handle_module
-from sparselora.sparse.architectures import ARCHITECTURES
-from sparselora.sparse.lora import FastLoraLinear
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
+from sparselora.sparse.ops.lora import FastLoraLinear
 from tests.conftest import plain, tiny_batch, tiny_model
-from tests.sparse.test_ffn import assert_all_close, gradients
+from tests.sparse.blocks.test_ffn import assert_all_close, gradients
 
 CONFIG = plain(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.5)
 TYPES = ["bert", "distilbert", "gpt2", "llama", "modernbert"]

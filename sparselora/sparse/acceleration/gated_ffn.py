@@ -1,0 +1,51 @@
+"""A dense, frozen, gated FFN as one autograd function: the sparse one with every channel kept.
+
+It keeps two tensors of the intermediate width for the backward pass where autograd keeps four, and adds
+the gate's part of the gradient in place.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparselora.sparse.ops.ffn import SparseFFNFunction
+from sparselora.sparse.swap import is_bare, mixed
+
+CLASSES = frozenset(
+    f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
+)
+"""transformers' classes of down_proj(act_fn(gate_proj(x)) · up_proj(x)); each model has its own."""
+
+
+class _FastFFN:
+    """Mixed into such a class, whose instance's state it shares."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        whole: Any = super()
+        module: Any = self
+        up, gate, down = module.up_proj, module.gate_proj, module.down_proj
+        output: Tensor
+        if not (module.training and all(map(_is_frozen, (up, gate, down)))):
+            output = whole.forward(hidden_states)
+            return output
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        dtype = up.weight.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        tensors = (up.weight, up.bias, down.weight.t(), down.bias, gate.weight, gate.bias)
+        w1, b1, w2, b2, wg, bg = (None if each is None else each.to(dtype) for each in tensors)
+        output = SparseFFNFunction.apply(
+            x.to(dtype), w1, b1, w2, b2, module.act_fn, wg, bg, None, None
+        )
+        return output.view(hidden_states.shape)
+
+
+def _is_frozen(linear: nn.Module) -> bool:
+    # Its bias may train: the function has a gradient for it.
+    return type(linear) is nn.Linear and not linear.weight.requires_grad and is_bare(linear)
+
+
+def fast_ffn(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """What stands in for an FFN of class `kind`; None where it is none of `CLASSES`."""
+    return mixed(_FastFFN, kind) if kind.__name__ in CLASSES else None

@@ -1,0 +1,241 @@
+"""The last layer for the first token alone, where the classification head reads no other.
+
+Keys and values are of all tokens still. The query, attention, its output map and the FFN are of the first
+alone; at the others they give zeros, so what the layer gives there is of no use, and no gradient comes
+from there. For given channels, loss and gradients are those of the whole layer.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+from sparselora.sparse.acceleration.first_token import (
+    HELD,
+    AnnounceHead,
+    EndCall,
+    FirstToken,
+    NoteCall,
+    first_token_alone,
+    pad,
+)
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
+from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_called, get_head
+from sparselora.sparse.backbone.linear_map import module_at
+from sparselora.sparse.blocks.stand_in import is_sparse_projection
+from sparselora.sparse.swap import new_owner, owned, put_on, take_off, unmixed
+
+KNOWN_HOOKS = ("sparselora.", "transformers.utils.output_capturing")
+"""Modules of hooks that read no hidden state, but where a call asks for them."""
+BY_TOKEN = frozenset(
+    ("adalora", "boft", "hra", "ia3", "loha", "lokr", "lora", "oft", "vblora", "vera")
+)
+"""PEFT's methods that give of a token what that token alone asks for; variants of LoRA aside."""
+
+
+class _Shortened:
+    """What is mixed into the class of a module of the last layer, before all else."""
+
+    RANK = 2
+
+
+class _Whole(_Shortened):
+    """Of what maps a token to a token: of the first alone, then padded."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        whole: Any = super()
+        module: Any = self
+        output: Tensor
+        if not first_token_alone(module) or hidden_states.dim() != 3:
+            output = whole.forward(hidden_states, *args, **kwargs)
+            return output
+        output = whole.forward(hidden_states[:, :1].contiguous(), *args, **kwargs)
+        return pad(output, hidden_states.shape[1])
+
+
+class _Query(_Whole):
+    """The same of the query map, but where its channels are chosen by all tokens."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        module: Any = self
+        whole: Any = super(_Whole, module) if is_sparse_projection(module) else super()
+        output: Tensor = whole.forward(hidden_states, *args, **kwargs)
+        return output
+
+
+class _Into(_Shortened):
+    """Of an FFN's first map: of the first token alone."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        whole: Any = super()
+        module: Any = self
+        first: FirstToken | None = module.__dict__.get(HELD)
+        if first is not None and first.alone and hidden_states.dim() == 3:
+            first.length = hidden_states.shape[1]
+            if module.training:
+                hidden_states = hidden_states[:, :1].contiguous()
+        output: Tensor = whole.forward(hidden_states, *args, **kwargs)
+        return output
+
+
+class _OutOf(_Shortened):
+    """Of its last map: padded, where the first gave one token."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        whole: Any = super()
+        module: Any = self
+        first: FirstToken | None = module.__dict__.get(HELD)
+        output: Tensor = whole.forward(hidden_states, *args, **kwargs)
+        if first is None or not first.alone or hidden_states.dim() != 3:
+            return output
+        return pad(output, first.length) if hidden_states.shape[1] == 1 else output
+
+
+def _is_transformers_own(head: nn.Module, path: str) -> bool:
+    """Whether what picks the token, and what PEFT trains in its place, are of the head's own file."""
+    picker: Any = head.get_submodule(path)
+    copies = getattr(picker, "modules_to_save", None)
+    all_of_it = [picker] if copies is None else [picker.original_module, *copies.values()]
+    file = type(head).__module__
+    return all(type(each).__module__ == file and "forward" not in vars(each) for each in all_of_it)
+
+
+def reads_first_token(model: nn.Module) -> bool:
+    """Whether this is transformers' own classifier, whose head takes position 0, of several layers."""
+    backbone: Any = get_backbone(model)
+    config, head = backbone.config, get_head(model)
+    if getattr(config, "model_type", None) not in ARCHITECTURES:
+        return False
+    known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    picker = get_architecture(config).picks_first_token
+    return (
+        picker is not None
+        and type(head) is known
+        and "forward" not in vars(head)
+        and type(backbone).__module__ == type(head).__module__
+        and _is_transformers_own(head, picker)
+        and getattr(config, "classifier_pooling", "cls") == "cls"
+        and not getattr(config, "is_decoder", False)
+        and config.num_hidden_layers > 1  # a convolution of DeBERTa's follows its first layer
+    )
+
+
+class _Watch:
+    """Looks, before each call, for whoever would read more of the last layer or has changed it."""
+
+    def __init__(self, head: nn.Module, paths: list[str]) -> None:
+        backbone: Any = get_backbone(head)
+        self.head, self.paths = head, paths
+        row = get_architecture(backbone.config)
+        self.layers = backbone.get_submodule(row.layers)
+        *others, self.layer = self.layers.children()
+        before = {id(module) for layer in others for module in layer.modules()}
+        before |= {
+            id(module)
+            for name, child in backbone.named_children()
+            if "embeddings" in name
+            for module in child.modules()
+        }
+        self.looked_at = [each for each in head.modules() if id(each) not in before][1:]
+
+    @torch.compiler.assume_constant_result
+    def __call__(self) -> bool:
+        *_, last = self.layers.children()
+        shortened = [module_at(last, path) for path in self.paths]
+        return (
+            last is self.layer
+            and reads_first_token(self.head)
+            and all(isinstance(module, _Shortened) for module in shortened)
+            and not any(_is_looked_at(module) for module in self.looked_at)
+            and not any(
+                _mixes_tokens(part) for each in shortened if each for part in each.modules()
+            )
+        )
+
+
+def _mixes_tokens(module: nn.Module) -> bool:
+    """Whether an adapter may take more than a token for what it gives of that token, as Lily's router."""
+    if not isinstance(module, BaseTunerLayer):
+        return False
+    package = unmixed(type(module)).__module__.split(".")
+    known = package[:2] == ["peft", "tuners"] and package[2] in BY_TOKEN
+    return not known or bool(getattr(module, "lora_variant", None))
+
+
+def _is_looked_at(module: nn.Module) -> bool:
+    """Whether a hook sees what it gives, or a backward pass will compute it again."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    again = "forward" in vars(module) or getattr(module, "gradient_checkpointing", False)
+    return again or any(
+        not str(getattr(hook, "__module__", "")).startswith(KNOWN_HOOKS) for hook in hooks
+    )
+
+
+class LastLayer:
+    """What shortens a last layer; nothing where the head reads more."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._owner = new_owner()
+        self._modules: list[nn.Module] = []
+        self._hooks: list[Any] = []
+        if not reads_first_token(model):
+            return
+        kinds, layer = _kinds(model), _last(model)
+        modules = {path: module_at(layer, path) for path in kinds}
+        attention = module_at(layer, _attention_path(model))
+        if attention is None or any(
+            module is None or "forward" in vars(module) or isinstance(module, _Shortened)
+            for module in modules.values()
+        ):
+            return  # changed or placed on several devices by another, or accelerated before
+        first = FirstToken()
+        for path, module in modules.items():
+            assert module is not None
+            module.__dict__[HELD] = first
+            put_on(module, kinds[path], self._owner)
+            self._modules.append(module)
+        attention.__dict__[HELD] = first
+        self._modules.append(attention)
+        head, called = get_head(model), get_called(model)
+        note = NoteCall(first, _Watch(head, list(kinds)))
+        self._hooks = [
+            head.register_forward_pre_hook(AnnounceHead(first), with_kwargs=True),
+            called.register_forward_pre_hook(note, with_kwargs=True),
+            called.register_forward_hook(EndCall(first)),
+        ]
+
+    def remove(self) -> None:
+        """What was there before."""
+        for hook in self._hooks:
+            hook.remove()
+        for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
+            take_off(module, self._owner)
+            module.__dict__.pop(HELD, None)
+        self._modules, self._hooks = [], []
+
+
+def _last(model: nn.Module) -> nn.Module:
+    backbone: Any = get_backbone(model)
+    *_, layer = backbone.get_submodule(get_architecture(backbone.config).layers).children()
+    last: nn.Module = layer
+    return last
+
+
+def _attention_path(model: nn.Module) -> str:
+    """Of the module that calls the attention function, below a layer."""
+    return get_architecture(get_backbone(model).config).attention[0].rpartition(".")[0]
+
+
+def _kinds(model: nn.Module) -> dict[str, type[_Shortened]]:
+    """Path below the layer → what is mixed in there."""
+    row = get_architecture(get_backbone(model).config)
+    query, _, _, output = row.attention
+    kinds: dict[str, type[_Shortened]] = {output: _Whole}
+    if row.query_of_some_tokens:
+        kinds[query] = _Query
+    if row.whole is not None:
+        return {**kinds, row.whole: _Whole}
+    return {**kinds, row.lin1: _Into, row.lin2: _OutOf}

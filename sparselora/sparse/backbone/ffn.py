@@ -1,0 +1,238 @@
+"""Finds the FFN blocks of a model, by the table of architectures.
+
+Every block is read as lin1 → activation → lin2, or, where it has a gate, as
+lin2(activation(gate(x)) · lin1(x)). With d = hidden_size and f = intermediate_size, lin1 and the gate
+are (f, d) and lin2 is (d, f), however the model stores them: a fused map holds the gate above lin1, and
+GPT-2's Conv1D holds each map transposed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peft import PeftMixedModel, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from sparselora.errors import UserError
+from sparselora.sparse.backbone.architectures import ARCHITECTURES, Architecture
+from sparselora.sparse.backbone.linear_map import (
+    LinearMap,
+    check_forward,
+    check_sliceable,
+    module_at,
+    required,
+)
+from sparselora.sparse.backbone.quantized import is_quantized
+from sparselora.sparse.swap import plain_view
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that settings are checked against; read from a config, without weights."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+
+
+@dataclass(eq=False)
+class FFNBlock:
+    """One FFN block in a live model."""
+
+    name: str
+    """Canonical: `layer.N`."""
+    layer: nn.Module
+    architecture: Architecture
+    lin1: LinearMap
+    activation: nn.Module
+    """A view of it that no sparse block stands in for."""
+    lin2: LinearMap
+    gate: LinearMap | None
+    found: dict[str, nn.Module]
+    """What was at which path below the layer when this was made."""
+
+    @property
+    def hidden_size(self) -> int:
+        return self.lin1.shape[1]
+
+    @property
+    def intermediate_size(self) -> int:
+        return self.lin1.shape[0]
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of lin1, lin2 and the gate; of a fused map of 4 bits, both parts from one computation."""
+        lin1, gate = self.lin1, self.gate
+        if gate is not None and gate.module is lin1.module:
+            parts = replace(lin1, part=None).weight.chunk(2)
+            return parts[lin1.part or 0], self.lin2.weight, parts[gate.part or 0]
+        return lin1.weight, self.lin2.weight, None if gate is None else gate.weight
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether a map of the block carries one that is on."""
+        maps = (self.lin1, self.lin2, self.gate)
+        return any(linear is not None and linear.adapter is not None for linear in maps)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Below the layer: what hands its input on while the block is sparse, then what computes it."""
+        row = self.architecture
+        return (row.lin1, row.activation, row.lin2) if row.whole is None else (row.whole,)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its modules are where they were: PEFT puts others in their place, or around them."""
+        return all(module_at(self.layer, path) is module for path, module in self.found.items())
+
+    def check_sliceable(self) -> None:
+        """Raise a `UserError` unless its channels can be left out."""
+        row = self.architecture
+        for path, module in self.found.items():
+            check_forward(module, f"{self.name}.{path}")
+        rate = 0.0 if row.inner_dropout is None else self.layer.get_submodule(row.inner_dropout).p
+        if rate:
+            raise UserError(f"model: {self.name}.{row.inner_dropout} drops {rate}; 0 is allowed")
+        for linear in dict.fromkeys((row.lin1, row.lin2, row.gate)):
+            if linear is not None:
+                check_sliceable(self.layer, linear, self.name, "FFN")
+
+    @property
+    def merged(self) -> tuple[tuple[object, ...], ...]:
+        """What may change of each map's weight, see `LinearMap.merged`."""
+        maps = (self.lin1, self.lin2, self.gate)
+        return tuple(() if linear is None else linear.merged for linear in maps)
+
+    @property
+    def entry(self) -> nn.Module:
+        """The module whose first argument is the block's input."""
+        return self.layer.get_submodule(self.architecture.whole or self.architecture.lin1)
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        """(n, d) → (n, d): the whole block by its own modules, their adapters and dropout included."""
+        up = self.lin1.module(hidden_states)
+        if self.gate is None:
+            activations = self.activation(up)
+        elif self.gate.module is self.lin1.module:
+            gate, up = up.chunk(2, dim=-1)
+            activations = self.activation(gate) * up
+        else:
+            activations = self.activation(self.gate.module(hidden_states)) * up
+        output: Tensor = self.lin2.module(activations)
+        return output
+
+    def activations(self, hidden_states: Tensor) -> Tensor:
+        """(n, d) → (n, f): what lin2 is applied to."""
+        hidden_states = hidden_states.to(self.lin1.dtype(hidden_states))
+        if self.gate is None:
+            activations: Tensor = self.activation(self.lin1(hidden_states))
+            return activations
+        gated: Tensor = self.activation(self.gate(hidden_states)) * self.lin1(hidden_states)
+        return gated
+
+    def scattered(self) -> Iterator[nn.Parameter]:
+        """The weights whose channels do not lie in whole rows of memory as the model stores them."""
+        yield from (base.get_parameter("weight") for base in self.scattered_maps())
+
+    def scattered_maps(self) -> Iterator[nn.Module]:
+        """The maps that hold them."""
+        for linear, by_rows in ((self.lin1, True), (self.gate, True), (self.lin2, False)):
+            # A Conv1D is stored transposed.
+            if linear is None or is_quantized(linear.base):
+                continue
+            if by_rows == isinstance(linear.base, Conv1D):
+                yield linear.base
+
+
+def get_architecture(config: Any) -> Architecture:
+    """The row for a transformers config.
+
+    Raises:
+        UserError: there is none; the message lists what is supported and how to add a row.
+    """
+    model_type = str(getattr(config, "model_type", None))
+    if model_type not in ARCHITECTURES:
+        raise UserError(
+            f"model: no FFN blocks known for the architecture {model_type!r}; supported are "
+            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row of ARCHITECTURES in "
+            "sparselora.sparse.backbone.architectures"
+        )
+    return ARCHITECTURES[model_type]
+
+
+def get_model_shape(config: Any) -> ModelShape:
+    """Sizes of the model that a transformers config describes."""
+    intermediate_size = getattr(config, get_architecture(config).intermediate_size)
+    return ModelShape(
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=intermediate_size or 4 * config.hidden_size,
+    )
+
+
+def get_head(model: nn.Module) -> nn.Module:
+    """transformers' model, head included, out of PEFT's wrapper where it is in one."""
+    inner: Any = model
+    while isinstance(inner, PeftModel | PeftMixedModel | BaseTuner):
+        inner = inner.model if isinstance(inner, BaseTuner) else inner.base_model
+    head: nn.Module = inner
+    return head
+
+
+def get_backbone(model: nn.Module) -> nn.Module:
+    """The encoder below adapters and head: the module that is called with `attention_mask`."""
+    inner = get_head(model)
+    backbone = getattr(inner, "base_model", None)
+    if not isinstance(backbone, nn.Module) or not hasattr(backbone, "config"):
+        raise UserError(f"model: {type(inner).__name__} is not a transformers model")
+    return backbone
+
+
+def get_called(model: nn.Module) -> nn.Module:
+    """What is called with the batch and its `attention_mask`, whatever the task's head."""
+    backbone: Any = get_backbone(model)
+    return backbone.get_submodule(get_architecture(backbone.config).called)
+
+
+def find_blocks(model: nn.Module) -> list[FFNBlock]:
+    """The FFN blocks of a transformers model, wrapped by PEFT or not, in order of depth.
+
+    Raises:
+        UserError: the architecture is unknown.
+    """
+    backbone = get_backbone(model)
+    config: Any = backbone.config
+    architecture = get_architecture(config)
+    if getattr(config, "chunk_size_feed_forward", 0):
+        raise UserError(
+            f"model: chunk_size_feed_forward={config.chunk_size_feed_forward}: only 0 is allowed, "
+            "since channels are chosen for a whole batch"
+        )
+    layers = backbone.get_submodule(architecture.layers)
+    return [
+        find_block(architecture, layer, f"layer.{index}")
+        for index, layer in enumerate(layers.children())
+    ]
+
+
+def find_block(row: Architecture, layer: nn.Module, name: str) -> FFNBlock:
+    """The FFN block of one layer.
+
+    Raises:
+        UserError: a module of it is not where the architecture has it.
+    """
+    fused = row.gate == row.lin1
+    paths = (row.whole, row.lin1, row.activation, row.lin2, row.gate)
+    found = {path: required(layer, path, name) for path in paths if path is not None}
+    gate = None if row.gate is None else found[row.gate]
+    return FFNBlock(
+        name=name,
+        layer=layer,
+        architecture=row,
+        lin1=LinearMap(found[row.lin1], 1 if fused else None),
+        activation=plain_view(found[row.activation]),
+        lin2=LinearMap(found[row.lin2]),
+        gate=None if gate is None else LinearMap(gate, 0 if fused else None),
+        found=found,
+    )

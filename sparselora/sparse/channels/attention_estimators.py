@@ -1,0 +1,154 @@
+"""What scores the channels of a layer's attention: norms of query, key and value from hidden states.
+
+Such a module's forward takes hidden states, (n, d), and token weights, (n, 1) or None, and returns three
+of (rows,). One is a function here, named by a row of `sparselora.sparse.config.ESTIMATORS`.
+"""
+
+from torch import Tensor, nn
+
+from sparselora.sparse.backbone.attention import Attention
+from sparselora.sparse.channels.calibration import InputMoments
+from sparselora.sparse.channels.ffn_estimators import RandomEstimator, norms_over_tokens
+from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.config import SparsityConfig
+
+SCORED = ("query", "key", "value")
+
+
+class ProjectionNorms(nn.Module):
+    """‖estimate of the map‖ of each channel over the tokens, for query, key and value."""
+
+    def __init__(self, maps: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict(maps)
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
+        """(n, d), (n, 1) or None → three of (rows,), at least float32."""
+        return [norms_over_tokens(self.maps[role](hidden_states), token_weights) for role in SCORED]
+
+
+class FixedNorms(nn.Module):
+    """The same norms whatever the batch."""
+
+    def __init__(self, norms: dict[str, Tensor]) -> None:
+        super().__init__()
+        for role in SCORED:
+            self.register_buffer(role, norms[role])
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
+        """→ three of (rows,)."""
+        return [self.get_buffer(role) for role in SCORED]
+
+
+class RandomNorms(nn.Module):
+    """Drawn anew each time."""
+
+    def __init__(self, sizes: dict[str, int], seed: int) -> None:
+        super().__init__()
+        self.drawn = nn.ModuleDict(
+            {
+                role: RandomEstimator(size, 3 * seed + place)
+                for place, (role, size) in enumerate(sizes.items())
+            }
+        )
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
+        """→ three of (rows,)."""
+        return [self.drawn[role](hidden_states) for role in SCORED]
+
+
+class _Exact(nn.Module):
+    """The frozen map itself, without its adapter: that is what a channel left out leaves out."""
+
+    def __init__(self, attention: Attention, role: str) -> None:
+        super().__init__()
+        self._source = (attention, role)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        attention, role = self._source
+        x = hidden_states.to(attention.maps[role].dtype(hidden_states))
+        bias = attention.bias(role)
+        bias = None if bias is None else bias.to(x.dtype)
+        return nn.functional.linear(x, attention.weight(role).to(x.dtype), bias)
+
+
+def svd_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> ProjectionNorms:
+    """Truncated SVD of each map at `svd_rank`, or its own where that is less; bias kept."""
+    return _lowrank_norms(attention, config, None)
+
+
+def whitened_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> ProjectionNorms:
+    """The same rank and cost, but the error is least over the inputs seen in calibration."""
+    return _lowrank_norms(attention, config, moments)
+
+
+def _lowrank_norms(
+    attention: Attention, config: SparsityConfig, whitening: InputMoments | None
+) -> ProjectionNorms:
+    assert config.svd_rank is not None
+    estimates: dict[str, nn.Module] = {}
+    for role in SCORED:
+        weight, bias = attention.weight(role).detach(), attention.bias(role)
+        rank = min(config.svd_rank, *weight.shape)
+        estimates[role] = SVDSparsityEstimator(weight, bias, rank, whitening)
+    return ProjectionNorms(estimates)
+
+
+def oracle_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> ProjectionNorms:
+    """The true outputs of the frozen maps."""
+    return ProjectionNorms({role: _Exact(attention, role) for role in SCORED})
+
+
+def static_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> FixedNorms:
+    """Root mean squares over the calibration batches."""
+    assert moments is not None
+    return FixedNorms(
+        {
+            role: _root_mean_square(attention.weight(role).detach(), attention.bias(role), moments)
+            for role in SCORED
+        }
+    )
+
+
+def _root_mean_square(weight: Tensor, bias: Tensor | None, moments: InputMoments) -> Tensor:
+    # E[(w x + b)²] = w E[x xᵀ] wᵀ + 2 b w E[x] + b².
+    wide = weight.double()
+    square = ((wide @ moments.input_second) * wide).sum(1)
+    if bias is not None:
+        b = bias.detach().double()
+        square = square + 2 * b * (wide @ moments.input_mean) + b.square()
+    return square.clamp_min(0).sqrt().float()
+
+
+def magnitude_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> FixedNorms:
+    """Norms of the maps' rows: weights alone, no data."""
+    return FixedNorms(
+        {role: attention.weight(role).detach().float().norm(dim=1) for role in SCORED}
+    )
+
+
+def random_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> RandomNorms:
+    """Uniform, seeded by the config's seed and the layer."""
+    index = int(attention.name.rsplit(".", 1)[1])
+    sizes = {role: len(attention.weight(role)) for role in SCORED}
+    return RandomNorms(sizes, seed=(config.seed + 1) * 1_000_003 + index)
+
+
+def build_norms(
+    attention: Attention, config: SparsityConfig, moments: InputMoments | None
+) -> nn.Module:
+    """What gives the norms, by the config's estimator."""
+    norms: nn.Module = globals()[config.kind.build_norms](attention, config, moments)
+    return norms

@@ -1,0 +1,243 @@
+"""What scores the channels of an FFN block: f scores from a batch's hidden states.
+
+An estimator is a module whose forward takes hidden states, (n, d), and token weights, (n, 1) or None,
+and returns scores, (f,). It holds no trainable state and never enters the model's state dict. One is a
+function here, and a row of `sparselora.sparse.config.ESTIMATORS` that names it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
+from sparselora.sparse.backbone.linear_map import LinearMap
+from sparselora.sparse.channels.calibration import LayerMoments
+from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.config import SparsityConfig
+
+
+class FFNEstimator(nn.Module):
+    """Scores of an FFN block's channels: ‖act(estimate of lin1)‖₂ over the tokens.
+
+    The activation is the block's own: a GELU block is scored by |gelu(z)|, and one with a gate by
+    |act(estimate of the gate) · estimate of lin1|.
+
+    Args:
+        lin1: estimate of the first linear map.
+        activation: of the block; elementwise.
+        gate: estimate of the gate, where there is one.
+        centre: (f,), subtracted from the activations where compensation adds it.
+        channel_weights: (f,), multiplies the scores.
+    """
+
+    centre: Tensor | None
+    channel_weights: Tensor | None
+
+    def __init__(
+        self,
+        lin1: nn.Module,
+        activation: nn.Module,
+        gate: nn.Module | None = None,
+        centre: Tensor | None = None,
+        channel_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.lin1 = lin1
+        self.activation = activation
+        self.gate = gate
+        self.register_buffer("centre", centre)
+        self.register_buffer("channel_weights", channel_weights)
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
+        """(n, d), (n, 1) or None → (f,), at least float32."""
+        activations = self.lin1(hidden_states)
+        if self.gate is None:
+            activations = self.activation(activations)
+        else:
+            activations = self.activation(self.gate(hidden_states)) * activations
+        if self.centre is not None:
+            activations = activations - self.centre
+        scores = norms_over_tokens(activations, token_weights)
+        return scores if self.channel_weights is None else scores * self.channel_weights
+
+
+def norms_over_tokens(values: Tensor, token_weights: Tensor | None) -> Tensor:
+    """‖weight · value‖₂ of each channel: (n, c), (n, 1) or None → (c,), at least float32."""
+    if token_weights is not None:
+        values = values * token_weights
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    # A norm along the first dimension takes a CPU twelve times as long.
+    return wide.square().sum(0).sqrt_()
+
+
+class ExactMap(nn.Module):
+    """The map itself in the place of an estimate of it; shares its weights."""
+
+    def __init__(self, linear: LinearMap) -> None:
+        super().__init__()
+        self._linear = (linear,)  # in a tuple: it stays out of this module's children and state
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(n, d) → (n, f)."""
+        linear = self._linear[0]
+        result: Tensor = linear(hidden_states.to(linear.dtype(hidden_states)))
+        return result
+
+
+class RandomEstimator(nn.Module):
+    """Scores drawn anew each time: the lower reference that every estimator has to beat."""
+
+    def __init__(self, intermediate_size: int, seed: int) -> None:
+        super().__init__()
+        self.intermediate_size = intermediate_size
+        self.seed = seed
+        self.generator: torch.Generator | None = None
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
+        """→ (f,), uniform in [0, 1), on the device of `hidden_states`."""
+        device = hidden_states.device
+        if self.generator is None or self.generator.device != device:
+            self.generator = torch.Generator(device=device).manual_seed(self.seed)
+        return torch.rand(self.intermediate_size, generator=self.generator, device=device)
+
+
+@contextmanager
+def left_alone(scorer: nn.Module) -> Iterator[None]:
+    """Draw inside without a trace: afterwards the generators of `scorer` stand where they stood."""
+    drawn = [each for each in scorer.modules() if isinstance(each, RandomEstimator)]
+    states = [None if each.generator is None else each.generator.get_state() for each in drawn]
+    try:
+        yield
+    finally:
+        for each, state in zip(drawn, states, strict=True):
+            if state is None:
+                each.generator = None
+            elif each.generator is not None:
+                each.generator.set_state(state)
+
+
+class FixedEstimator(nn.Module):
+    """The same scores whatever the batch."""
+
+    scores: Tensor
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scores", scores)
+
+    def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
+        """→ (f,)."""
+        return self.scores
+
+
+def svd_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FFNEstimator:
+    """The paper's: truncated SVD of lin1, and of the gate, at `svd_rank`, bias kept."""
+    return _lowrank_estimator(block, config, moments, None)
+
+
+def whitened_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FFNEstimator:
+    """The same rank and cost, but the error is least over the inputs seen in calibration."""
+    return _lowrank_estimator(block, config, moments, moments)
+
+
+def _lowrank_estimator(
+    block: FFNBlock,
+    config: SparsityConfig,
+    moments: LayerMoments | None,
+    whitening: LayerMoments | None,
+) -> FFNEstimator:
+    config.check_rank(block.hidden_size, block.intermediate_size)
+    rank = config.svd_rank
+    assert rank is not None
+    estimates = [
+        None
+        if linear is None
+        else SVDSparsityEstimator(linear.weight, linear.bias, rank, whitening)
+        for linear in (block.lin1, block.gate)
+    ]
+    assert estimates[0] is not None
+    return FFNEstimator(
+        estimates[0], block.activation, estimates[1], *_extras(block, config, moments)
+    )
+
+
+def oracle_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FFNEstimator:
+    """The true activations: the upper reference, as dear as the map that it saves."""
+    return FFNEstimator(
+        ExactMap(block.lin1),
+        block.activation,
+        None if block.gate is None else ExactMap(block.gate),
+        *_extras(block, config, moments),
+    )
+
+
+def _extras(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> tuple[Tensor | None, Tensor | None]:
+    centre = None
+    if config.compensation != "none":
+        assert moments is not None
+        centre = moments.activation_mean.to(block.lin1.weight.dtype)
+    return centre, _column_norms(block) if config.estimator_weighted else None
+
+
+def static_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FixedEstimator:
+    """Root mean square of each activation over the calibration batches · ‖its column of lin2‖.
+
+    Where compensation adds the mean, only what departs from it counts: the standard deviation.
+    """
+    assert moments is not None
+    plain = config.compensation == "none"
+    square = moments.activation_square if plain else moments.activation_variance()
+    return FixedEstimator(square.sqrt().float() * _column_norms(block))
+
+
+def magnitude_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> FixedEstimator:
+    """‖row of lin1‖ · ‖column of lin2‖, and · ‖row of the gate‖: weights alone, no data."""
+    scores = _column_norms(block)
+    for linear in (block.lin1, block.gate):
+        if linear is not None:
+            scores = scores * linear.weight.detach().float().norm(dim=1)
+    return FixedEstimator(scores)
+
+
+def random_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
+) -> RandomEstimator:
+    """Uniform scores, seeded by the config's seed and the layer."""
+    index = int(block.name.rsplit(".", 1)[1])
+    return RandomEstimator(block.intermediate_size, seed=config.seed * 1_000 + index)
+
+
+def _column_norms(block: FFNBlock) -> Tensor:
+    return block.lin2.weight.detach().float().norm(dim=0)
+
+
+def build_estimator(
+    block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None = None
+) -> nn.Module:
+    """The estimator that `config` names, for one block."""
+    estimator: nn.Module = globals()[config.kind.build](block, config, moments)
+    return estimator
+
+
+def build_ffn_estimators(model: nn.Module, svd_rank: int) -> dict[str, FFNEstimator]:
+    """One `FFNEstimator` a layer, at the given rank: `layer.N` → estimator.
+
+    Raises:
+        UserError: the architecture is unknown, or the rank is out of range for it.
+    """
+    config = SparsityConfig(estimator="svd", svd_rank=svd_rank)
+    return {block.name: svd_estimator(block, config, None) for block in find_blocks(model)}

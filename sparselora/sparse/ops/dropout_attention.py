@@ -1,0 +1,136 @@
+"""Attention with dropout on a CPU, where torch's fused kernels do not take dropout.
+
+With P = softmax(s · Q Kᵀ + mask) and D dropout, O = D(P) V; backward, with dD = dO Vᵀ,
+
+    dV = D(P)ᵀ dO,   dP = D'(dD),   dS = P ∘ (dP − rowsum(dP ∘ P)),   dQ = s · dS K,   dK = s · dSᵀ Q
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from sparselora.sparse.acceleration.first_token import first_token_alone, pad
+from sparselora.sparse.ops.causal_attention import causal_attention
+from sparselora.sparse.ops.dropout import keep_mask, takes
+from sparselora.sparse.ops.dropout import mask as mask_out
+
+NAME = "sparselora_sdpa"
+"""Under which transformers finds `attention_forward`; set on a model's own config."""
+
+
+def scaled_bmm(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale · left @ right, (b, m, k) by (b, k, n): the scale costs no pass over the result."""
+    result = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+    return result.baddbmm_(left, right, beta=0.0, alpha=scale)
+
+
+class DropoutAttentionFunction(torch.autograd.Function):
+    """query, key, value (B, h, T, e); mask that broadcasts to (B, h, T, T), bool or added, or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        rate: float,
+        scaling: float,
+    ) -> Tensor:
+        heads = query.shape[:2]
+        q, k, v = (tensor.reshape(-1, *tensor.shape[2:]) for tensor in (query, key, value))
+        scores = scaled_bmm(q, k.transpose(1, 2), scaling)
+        if mask is not None:
+            four = scores.view(*heads, *scores.shape[1:])
+            if mask.dtype == torch.bool:
+                four.masked_fill_(~mask, float("-inf"))
+            else:
+                four.add_(mask)
+        # In float32 at least; a row with nothing to attend to gets zeros, as from torch.
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        weights = torch._safe_softmax(scores, -1, dtype=wide).to(scores.dtype)
+        keep = keep_mask(weights.shape, rate, weights.device)
+        output = scaled_bmm(mask_out(weights, keep), v, 1.0 / (1.0 - rate))
+        ctx.rate, ctx.scaling, ctx.heads = rate, scaling, heads
+        ctx.save_for_backward(q, k, v, weights, keep)
+        return output.view(*heads, *output.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, keep = ctx.saved_tensors
+        grad_output = grads[0].reshape(-1, *grads[0].shape[2:])
+        needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
+        grad_q = grad_k = grad_v = None
+        kept_scale = 1.0 / (1.0 - ctx.rate)
+        if needs_v:
+            dropped = mask_out(weights, keep)
+            grad_v = scaled_bmm(dropped.transpose(1, 2), grad_output, kept_scale)
+        if needs_q or needs_k:
+            grad_weights = mask_out(torch.bmm(grad_output, v.transpose(1, 2)), keep)
+            grad_scores = torch.ops.aten._softmax_backward_data(
+                grad_weights, weights, -1, weights.dtype
+            )
+            scale = ctx.scaling * kept_scale  # of the weights' gradient too: it is linear in that
+            grad_q = scaled_bmm(grad_scores, k, scale) if needs_q else None
+            grad_k = scaled_bmm(grad_scores.transpose(1, 2), q, scale) if needs_k else None
+        shaped = (
+            None if grad is None else grad.view(*ctx.heads, *grad.shape[1:])
+            for grad in (grad_q, grad_k, grad_v)
+        )
+        return (*shaped, None, None, None)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' SDPA attention, but for what a CPU is better served by: with dropout, or causal.
+
+    Shapes and result are those of `sdpa_attention_forward`: (B, T, h, e).
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    plain = not any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    length = query.shape[2]
+    if length > 1 and plain and not causal and first_token_alone(module):
+        mask = attention_mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., :1, :]
+        first, _ = attention_forward(
+            module, query[:, :, :1], key, value, mask, dropout, scaling, is_causal, **kwargs
+        )
+        return pad(first, length), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if plain and causal and not dropout:
+        blocked = causal_attention(query, key, value, attention_mask, scale)
+        if blocked is not None:
+            return blocked, None
+    masked_or_full = attention_mask is not None or not causal
+    same_heads = query.shape[:2] == key.shape[:2]
+    if not (takes(query, dropout) and plain and masked_or_full and same_heads):
+        output: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
+        )
+        return output
+    attended: Tensor = DropoutAttentionFunction.apply(
+        query, key, value, attention_mask, dropout, scale
+    )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make `NAME` known to transformers, beside what it has."""
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
