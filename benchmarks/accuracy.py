@@ -250,7 +250,7 @@ def summary(suite: Suite, path: Path, of_split: str) -> str:
 
     from sparselora import hydra_setup
     from sparselora.checks import load_run_data
-    from sparselora.config import parse_config
+    from sparselora.config.checks import parse_config
     from sparselora.paths import CONF
 
     hydra_setup.install()

@@ -24,13 +24,13 @@ from hydra import compose, initialize_config_dir
 from transformers import set_seed
 
 from sparselora import hydra_setup
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
+from sparselora.config.schema import RunConfig
 from sparselora.device import use_threads
 from sparselora.lock import DeviceLock
 from sparselora.measure import OWN, SPARSE, Arms
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
-from sparselora.schema import RunConfig
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.timing import Budget, interleave, paired_ratio
 

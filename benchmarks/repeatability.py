@@ -140,7 +140,7 @@ def control(_: Path) -> str:
 
     from sparselora import hydra_setup
     from sparselora.batches import tokenize, training_batches
-    from sparselora.config import parse_config
+    from sparselora.config.checks import parse_config
     from sparselora.data import load_data
     from sparselora.device import use_threads
     from sparselora.measure import AGAIN, STOCK, Arms

@@ -25,7 +25,7 @@ from transformers import set_seed
 from sparselora import hydra_setup
 from sparselora.batches import evaluation_batches, tokenize, training_batches
 from sparselora.calibration_cache import CURVE_BATCHES
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
 from sparselora.data import load_data
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF

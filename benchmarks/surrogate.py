@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparselora import hydra_setup
 from sparselora.checks import user_keys
-from sparselora.config import check_model, parse_config
+from sparselora.config.checks import check_model, parse_config
+from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF
-from sparselora.schema import RunConfig
 from sparselora.search.outcome import Outcome
 from sparselora.search.samplers import sampler_factory
 from sparselora.search.space import Space, key_of, remembered

@@ -15,15 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sparselora.checks import check_shape, user_keys
-from sparselora.choices import check_choices
 from sparselora.command import EXECUTION_WHITELIST, execute
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
+from sparselora.config.choices import check_choices
 from sparselora.job import config_flags, from_where_the_user_stands
 from sparselora.paths import CONF
 from sparselora.progress import Progress
 
 if TYPE_CHECKING:
-    from sparselora.schema import RunConfig
+    from sparselora.config.schema import RunConfig
 
 
 @from_where_the_user_stands
@@ -43,11 +43,11 @@ def task(config: DictConfig) -> float:
 
     from sparselora import summary
     from sparselora.calibration_cache import fit
-    from sparselora.config import is_dense
+    from sparselora.config.checks import is_dense
+    from sparselora.config.naming import describe
     from sparselora.device import choose_device, use_threads
     from sparselora.dimensions import kept_of
     from sparselora.files import write_atomically
-    from sparselora.labels import describe
     from sparselora.lock import DeviceLock
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer

@@ -7,11 +7,11 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from sparselora.choices import check_choices
-from sparselora.config import check_model, parse_config
+from sparselora.config.checks import check_model, parse_config
+from sparselora.config.choices import check_choices
+from sparselora.config.schema import RunConfig
 from sparselora.data import LoadedData, load_data
 from sparselora.errors import UserError
-from sparselora.schema import RunConfig
 
 
 def user_keys(overrides: Sequence[str]) -> frozenset[str]:

@@ -12,7 +12,7 @@ from sparselora.cells import are_whole, whole
 from sparselora.errors import UserError
 
 if TYPE_CHECKING:
-    from sparselora.schema import DataConfig
+    from sparselora.config.schema import DataConfig
 
 MAX_CLASSES = 1000
 MAX_NAMES = 20

@@ -12,9 +12,9 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
 from sparselora import __version__
+from sparselora.config.keys import kind_of, suggestions
 from sparselora.errors import UserError
 from sparselora.paths import CONF
-from sparselora.suggest import kind_of, suggestions
 
 COMMANDS = ("run", "bench", "report")
 _SWEEPS_ALONE = (

@@ -15,7 +15,7 @@ from sparselora.splits import Split, assign, to_split
 from sparselora.templates import fill
 
 if TYPE_CHECKING:
-    from sparselora.schema import DataConfig
+    from sparselora.config.schema import DataConfig
 
 NO_TEXT, NO_LABEL, NO_COMPLETION = "no text", "no label", "no completion"
 OTHER_LABEL, DUPLICATE = "another label", "duplicate"

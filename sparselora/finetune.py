@@ -22,7 +22,8 @@ from sparselora.checkpoint import (
     save_adapter,
 )
 from sparselora.checks import load_run_data
-from sparselora.config import check_sparse_steps, is_dense
+from sparselora.config.checks import check_sparse_steps, is_dense
+from sparselora.config.schema import RunConfig, Timing
 from sparselora.device import PeakMemory, give_back_freed_memory
 from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
@@ -33,7 +34,6 @@ from sparselora.model import load_model, load_model_config, load_tokenizer
 from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.reference import dense_reference, reference_key
-from sparselora.schema import RunConfig, Timing
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify

@@ -11,8 +11,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from sparselora.config.schema import register_schema
 from sparselora.paths import SWEEPS
-from sparselora.schema import register_schema
 from sparselora.search.config import register_search
 from sparselora.search.sweeper import SearchSweeper
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparselora.config.schema import MeasureConfig, TrainConfig
 from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
 from sparselora.provenance import load_average
-from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.backbone.attention import find_attention
 from sparselora.sparse.backbone.ffn import find_blocks

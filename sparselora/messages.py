@@ -5,8 +5,8 @@ import re
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from sparselora.config.keys import unknown_key
 from sparselora.errors import UserError
-from sparselora.suggest import unknown_key
 
 USER_MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 """What means a mistake in the command or its data, not a defect: exit code 2."""

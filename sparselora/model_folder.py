@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sparselora import assets
+from sparselora.config.schema import ModelConfig
 from sparselora.errors import UserError
-from sparselora.schema import ModelConfig
 
 POINTER = b"version https://git-lfs"
 """What a file of git-lfs begins with that was not fetched."""

@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from sparselora import assets
+from sparselora.config.schema import ModelConfig
 from sparselora.errors import UserError, in_one_line
 from sparselora.gguf import unpacked
 from sparselora.model_folder import check_folder
-from sparselora.schema import ModelConfig
 from sparselora.sparse.backbone.ffn import get_architecture
 
 transformers.logging.set_verbosity_error()

@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from sparselora.config.schema import RunConfig
 from sparselora.files import write_atomically
-from sparselora.schema import RunConfig
 
 REFERENCE_NAME = "dense_reference.json"
 

@@ -15,14 +15,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sparselora.checks import check_shape, user_keys
-from sparselora.choices import check_choices
 from sparselora.command import EXECUTION_WHITELIST, execute
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
+from sparselora.config.choices import check_choices
+from sparselora.config.naming import describe
+from sparselora.config.schema import RunConfig
 from sparselora.job import config_flags, from_where_the_user_stands
-from sparselora.labels import describe
 from sparselora.paths import CONF
 from sparselora.progress import Progress
-from sparselora.schema import RunConfig
 
 
 @from_where_the_user_stands

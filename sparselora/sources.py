@@ -12,7 +12,7 @@ from sparselora.splits import SPLITS
 from sparselora.tables import endings, of_arrow, read_table
 
 if TYPE_CHECKING:
-    from sparselora.schema import DataConfig
+    from sparselora.config.schema import DataConfig
 
 
 def read_frames(config: "DataConfig") -> dict[str, pd.DataFrame]:

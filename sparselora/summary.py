@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit
+from sparselora.config.schema import Precision, RunConfig
 from sparselora.data import LoadedData
 from sparselora.dimensions import attention_kept_of, model_dimensions
 from sparselora.flops import (
@@ -18,7 +19,6 @@ from sparselora.flops import (
     step_flops,
     svd_estimate_flops,
 )
-from sparselora.schema import Precision, RunConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.schedule import Phases
 from sparselora.timing import quantiles

@@ -20,7 +20,7 @@ from sparselora.splits import Split
 from sparselora.templates import template_end
 
 if TYPE_CHECKING:
-    from sparselora.schema import RunConfig
+    from sparselora.config.schema import RunConfig
 
 
 @dataclass(frozen=True)

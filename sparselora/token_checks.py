@@ -5,8 +5,8 @@ from itertools import chain
 from typing import Any
 
 from sparselora.batches import TokenizedSplit
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
-from sparselora.schema import RunConfig
 
 UNKNOWN_SHARE = 0.5
 """Of the training texts' tokens: a larger share of unknown ones is told."""

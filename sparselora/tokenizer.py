@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 from transformers.utils import cached_file
 
 from sparselora import assets
+from sparselora.config.schema import ModelConfig
 from sparselora.errors import UserError
 from sparselora.pretrained import load_model_config, read_pretrained
-from sparselora.schema import ModelConfig
 from sparselora.sparse.backbone.ffn import get_architecture
 
 WHOLE_FILE = "tokenizer.json"

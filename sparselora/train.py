@@ -17,7 +17,7 @@ from sparselora.sparse.schedule import Phases
 from sparselora.timing import StepTimer
 
 if TYPE_CHECKING:
-    from sparselora.schema import TrainConfig
+    from sparselora.config.schema import TrainConfig
 
 READ_EVERY = 10
 """Steps between reads from a CUDA device: each read waits for it."""

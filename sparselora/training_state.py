@@ -14,11 +14,11 @@ import torch
 from peft import PeftModel
 
 from sparselora.checkpoint import adapter_state, load_adapter_state
-from sparselora.defaults import filled
+from sparselora.config.defaults import filled
+from sparselora.config.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
 from sparselora.errors import UserError
 from sparselora.files import write_atomically
 from sparselora.record import RECORD_NAME, read_record
-from sparselora.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.train import Stepper
 

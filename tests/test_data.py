@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
+from sparselora.config.schema import DataConfig
 from sparselora.data import load_data
 from sparselora.errors import UserError
 from sparselora.paths import CONF
-from sparselora.schema import DataConfig
 from sparselora.splits import SPLITS, hash_fraction
 from tests.conftest import sentences
 

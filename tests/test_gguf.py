@@ -7,10 +7,10 @@ import torch
 import transformers
 
 from sparselora import assets
+from sparselora.config.schema import ModelConfig
 from sparselora.errors import UserError
 from sparselora.gguf import unpacked
 from sparselora.model import load_model_config
-from sparselora.schema import ModelConfig
 
 
 def test_unpacked_is_what_transformers_reads(tmp_path: Path) -> None:

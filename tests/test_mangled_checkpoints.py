@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from sparselora.batches import TokenizedSplit, collate
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.model import load_model, load_model_config, load_tokenizer
 from sparselora.positions import usable_positions
-from sparselora.schema import RunConfig
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from tests.conftest import tiny_config, word_tokenizer
 

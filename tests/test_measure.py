@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparselora import SparsityConfig, sparsify
+from sparselora.config.schema import MeasureConfig, TrainConfig
 from sparselora.device import step_memory
 from sparselora.lock import DeviceLock
 from sparselora.measure import (
@@ -19,7 +20,6 @@ from sparselora.measure import (
     _speedup,
     measure,
 )
-from sparselora.schema import MeasureConfig, TrainConfig
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.timing import Budget, interleave

@@ -12,9 +12,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from sparselora.config.schema import ModelConfig
 from sparselora.errors import UserError
 from sparselora.model import load_model_config
-from sparselora.schema import ModelConfig
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.tokenizer import load_tokenizer
 from tests.conftest import WORDS, Outcome, tiny_config, word_tokenizer

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparselora.cells import texts
+from sparselora.config.schema import DataConfig
 from sparselora.data import LoadedData, load_data
 from sparselora.errors import UserError
-from sparselora.schema import DataConfig
 from sparselora.tables import read_table
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")

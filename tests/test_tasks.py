@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
+from sparselora.config.schema import TASKS as NAMES
 from sparselora.report.__main__ import main as report_main
-from sparselora.schema import TASKS as NAMES
 from sparselora.tasks import TASKS
 from tests.conftest import Outcome
 

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from sparselora import sparsify
 from sparselora.completion import completion_loss
+from sparselora.config.schema import LoraSettings, TrainConfig
 from sparselora.lock import DeviceLock
 from sparselora.model import lora_config
-from sparselora.schema import LoraSettings, TrainConfig
 from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.sparse.schedule import Phases
 from sparselora.train import Stepper, StepPlan, train_steps

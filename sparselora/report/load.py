@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselora.defaults import filled
+from sparselora.config.defaults import filled
 from sparselora.errors import UserError
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
 from sparselora.report.parse import read_record

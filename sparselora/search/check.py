@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sparselora.config.schema import RunConfig, Timing
 from sparselora.errors import UserError
-from sparselora.schema import RunConfig, Timing
 from sparselora.search.outcome import get_objectives
 from sparselora.search.samplers import check_sampler
 from sparselora.search.space import Check, Space

@@ -5,9 +5,9 @@ from typing import Any
 
 from optuna.distributions import check_distribution_compatibility
 
-from sparselora.defaults import filled
+from sparselora.config.defaults import filled
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
-from sparselora.schema import RunConfig
 from sparselora.search.space import Space
 from sparselora.search.study import BASE, DEVICE, FLOOR, SharedStudy
 

@@ -4,8 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from sparselora.config.schema import RunConfig
 from sparselora.paths import PACKAGE
-from sparselora.schema import RunConfig
 
 
 def known_by(run: RunConfig, device: str, threads: int) -> str | None:

@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
 from sparselora.checks import check_shape, parse_job, user_keys
+from sparselora.config.naming import describe, shapes_sparsity
+from sparselora.config.schema import RunConfig
 from sparselora.device import choose_device, use_threads
 from sparselora.errors import TrainingError, UserError
-from sparselora.labels import describe, shapes_sparsity
 from sparselora.provenance import device_name
 from sparselora.record import RECORD_NAME
-from sparselora.schema import RunConfig
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
 from sparselora.search.held import check_study

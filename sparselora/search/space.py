@@ -18,9 +18,9 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
+from sparselora.config.naming import shapes_sparsity
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
-from sparselora.labels import shapes_sparsity
-from sparselora.schema import RunConfig
 
 Check = Callable[[Sequence[str]], tuple[RunConfig, list[float]]]
 """Overrides → the checked run and the sparsity of its layers; raises a `UserError`."""

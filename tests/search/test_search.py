@@ -204,7 +204,7 @@ def test_a_known_setting_is_answered_and_counted_apart(
 
 
 def test_two_runs_are_the_same_only_on_the_same_files(table_file: Path, tmp_path: Path) -> None:
-    from tests.test_config import parsed
+    from tests.config.test_checks import parsed
 
     data = tmp_path / "mine.csv"
     data.write_text(table_file.read_text())

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sparselora import hydra_setup
-from sparselora.config import parse_config
+from sparselora.config.checks import parse_config
 from sparselora.errors import UserError
 from sparselora.paths import CONF
 from sparselora.sparse.channels.calibration import calibrate

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparselora.schema import RunConfig
+    from sparselora.config.schema import RunConfig
 
 _SHAPING = {
     "svd_rank",

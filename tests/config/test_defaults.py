@@ -1,5 +1,5 @@
-from sparselora.defaults import filled
-from sparselora.schema import RunConfig
+from sparselora.config.defaults import filled
+from sparselora.config.schema import RunConfig
 
 
 def test_what_is_there_stays_and_what_came_later_is_its_default() -> None:

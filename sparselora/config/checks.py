@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sparselora.effects import check_dense_effects, check_effects, without_effect
+from sparselora.config.effects import check_dense_effects, check_effects, without_effect
+from sparselora.config.keys import unknown_key
+from sparselora.config.schema import (
+    PROJECTIONS,
+    QUOTINGS,
+    TASKS,
+    Quantization,
+    RunConfig,
+    TrainConfig,
+)
 from sparselora.errors import UserError, WithoutEffectError
-from sparselora.schema import PROJECTIONS, QUOTINGS, TASKS, Quantization, RunConfig, TrainConfig
 from sparselora.sparse.config import ESTIMATORS
 from sparselora.sparse.schedule import kept_channels, layer_sparsities, names_layer
 from sparselora.sparse.validate import check_at_least, check_choice, check_share
-from sparselora.suggest import unknown_key
 
 if TYPE_CHECKING:
     from sparselora.sparse.backbone.ffn import ModelShape

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF
-from sparselora.schema import RunConfig
 
 MOST = 3
 """Suggestions of one message."""

@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from sparselora import hydra_setup
-from sparselora.config import check_model, is_dense, parse_config
+from sparselora.config.checks import check_model, is_dense, parse_config
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.paths import CONF, SWEEPS
-from sparselora.schema import RunConfig
 from sparselora.sparse.backbone.ffn import ModelShape, find_blocks
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.ffn_estimators import build_estimator

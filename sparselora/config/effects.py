@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from sparselora.config.schema import RunConfig, Timing
 from sparselora.errors import WithoutEffectError
-from sparselora.schema import RunConfig, Timing
 
 
 def check_effects(run: RunConfig, user_keys: Collection[str]) -> None:

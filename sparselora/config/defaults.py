@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sparselora.schema import TASKS, RunConfig
+from sparselora.config.schema import TASKS, RunConfig
 
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping
 
-from sparselora.config import is_dense
+from sparselora.config.checks import is_dense
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
-from sparselora.schema import RunConfig
 
 EMBEDDED = "critics"
 """The option of `data` that is taken where nothing is said."""

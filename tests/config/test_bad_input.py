@@ -214,6 +214,6 @@ def test_weights_that_are_quantized_already(
 def test_four_bits_without_their_package(
     invoke: Invoke, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparselora.config.find_spec", lambda _: None)
+    monkeypatch.setattr("sparselora.config.checks.find_spec", lambda _: None)
     outcome = invoke(*tiny_overrides, "model.quantization=nf4")
     assert_refused(outcome, "model.quantization=nf4", "bitsandbytes", "pip install", "none")
