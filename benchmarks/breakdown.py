@@ -27,7 +27,7 @@ from parts import arms
 from step import CASES, Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparselora.lock import DeviceLock
+from sparselora.machine.lock import DeviceLock
 from sparselora.measure import OWN, SPARSE, STOCK, Arms
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.ops import dropout

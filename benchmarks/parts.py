@@ -26,13 +26,13 @@ from transformers import set_seed
 from sparselora import hydra_setup
 from sparselora.config.checks import parse_config
 from sparselora.config.schema import RunConfig
-from sparselora.device import use_threads
-from sparselora.lock import DeviceLock
+from sparselora.machine.device import use_threads
+from sparselora.machine.lock import DeviceLock
+from sparselora.machine.timer import Budget, interleave, paired_ratio
 from sparselora.measure import OWN, SPARSE, Arms
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.sparse.channels.calibration import calibrate
-from sparselora.timing import Budget, interleave, paired_ratio
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SETTING = (

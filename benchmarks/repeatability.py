@@ -142,11 +142,11 @@ def control(_: Path) -> str:
     from sparselora.batches import tokenize, training_batches
     from sparselora.config.checks import parse_config
     from sparselora.data import load_data
-    from sparselora.device import use_threads
+    from sparselora.machine.device import use_threads
+    from sparselora.machine.timer import Budget, interleave, paired_ratio
     from sparselora.measure import AGAIN, STOCK, Arms
     from sparselora.model import load_model, load_tokenizer
     from sparselora.paths import CONF
-    from sparselora.timing import Budget, interleave, paired_ratio
 
     hydra_setup.install()
     overrides = ["experiment=dense", "train.batch_size=8", "train.threads=1"]

@@ -28,7 +28,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sparselora import finetune, record, run
-from sparselora.provenance import git_state
+from sparselora.machine.provenance import git_state
 from sparselora.search import search, study
 
 TRIALS, STEPS = 12, 20

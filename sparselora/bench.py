@@ -45,13 +45,13 @@ def task(config: DictConfig) -> float:
     from sparselora.calibration_cache import fit
     from sparselora.config.checks import is_dense
     from sparselora.config.naming import describe
-    from sparselora.device import choose_device, use_threads
     from sparselora.dimensions import kept_of
     from sparselora.files import write_atomically
-    from sparselora.lock import DeviceLock
+    from sparselora.machine.device import choose_device, use_threads
+    from sparselora.machine.lock import DeviceLock
+    from sparselora.machine.provenance import provenance
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer
-    from sparselora.provenance import provenance
     from sparselora.record import BENCH_NAME
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline

@@ -61,7 +61,7 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     Returns:
         The sparsity asked of each layer.
     """
-    from sparselora.device import choose_device
+    from sparselora.machine.device import choose_device
     from sparselora.model import check_full_weights, load_model_config, load_tokenizer
     from sparselora.positions import usable_positions
     from sparselora.sparse.backbone.ffn import get_architecture, get_model_shape

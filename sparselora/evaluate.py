@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparselora.batches import TokenizedSplit, evaluation_batches
 from sparselora.f1 import f1_score
-from sparselora.lock import DeviceLock
+from sparselora.machine.lock import DeviceLock
 from sparselora.splits import Split
 
 

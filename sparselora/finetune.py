@@ -24,14 +24,14 @@ from sparselora.checkpoint import (
 from sparselora.checks import load_run_data
 from sparselora.config.checks import check_sparse_steps, is_dense
 from sparselora.config.schema import RunConfig, Timing
-from sparselora.device import PeakMemory, give_back_freed_memory
 from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
 from sparselora.evaluate import evaluate
-from sparselora.lock import DeviceLock
+from sparselora.machine.device import PeakMemory, give_back_freed_memory
+from sparselora.machine.lock import DeviceLock
+from sparselora.machine.provenance import device_name
 from sparselora.measure import measure
 from sparselora.model import load_model, load_model_config, load_tokenizer
-from sparselora.provenance import device_name
 from sparselora.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.reference import dense_reference, reference_key
 from sparselora.sparse.accelerate import accelerate

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.config.schema import MeasureConfig, TrainConfig
-from sparselora.device import step_memory
-from sparselora.lock import DeviceLock
-from sparselora.provenance import load_average
+from sparselora.machine.device import step_memory
+from sparselora.machine.lock import DeviceLock
+from sparselora.machine.provenance import load_average
+from sparselora.machine.timer import Budget, Interval, StepTimer, interleave, paired_ratio
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.backbone.attention import find_attention
 from sparselora.sparse.backbone.ffn import find_blocks
@@ -24,7 +25,6 @@ from sparselora.sparse.channels.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.tensors import tensors_in
-from sparselora.timing import Budget, Interval, StepTimer, interleave, paired_ratio
 from sparselora.train import Loss, Stepper, to_device
 
 STOCK, AGAIN, OWN, SPARSE = "stock", "stock_again", "own_dense", "sparse"

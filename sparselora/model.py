@@ -11,8 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from sparselora.checkpoint_loading import check_loaded
 from sparselora.config.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
-from sparselora.device import choose_device
 from sparselora.errors import UserError, in_one_line
+from sparselora.machine.device import choose_device
 from sparselora.pretrained import load_model_config, read_pretrained
 from sparselora.sparse.backbone.ffn import get_architecture
 from sparselora.sparse.backbone.quantized import keep_trainable

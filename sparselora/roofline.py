@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from sparselora.timing import StepTimer
+from sparselora.machine.timer import StepTimer
 
 REPEATS = 7
 

@@ -60,9 +60,9 @@ def task(config: DictConfig) -> tuple[float, float]:
 def _run_one(
     run: RunConfig, sparsities: list[float], job: Any, folder: Path, run_id: str | None = None
 ) -> dict[str, Any]:
-    from sparselora.device import choose_device, use_threads
     from sparselora.finetune import fine_tune
-    from sparselora.provenance import provenance
+    from sparselora.machine.device import choose_device, use_threads
+    from sparselora.machine.provenance import provenance
     from sparselora.record import RunRecord
 
     device = choose_device(run.train.device)

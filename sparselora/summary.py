@@ -19,9 +19,9 @@ from sparselora.flops import (
     step_flops,
     svd_estimate_flops,
 )
+from sparselora.machine.timer import quantiles
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.schedule import Phases
-from sparselora.timing import quantiles
 from sparselora.train import StepPlan, StepRow, head_positions, tokens_kept_dense
 
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from sparselora.errors import TrainingError
-from sparselora.lock import DeviceLock
+from sparselora.machine.lock import DeviceLock
+from sparselora.machine.timer import StepTimer
 from sparselora.sparse.channels.tokens import IGNORED, output_tokens
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.schedule import Phases
-from sparselora.timing import StepTimer
 
 if TYPE_CHECKING:
     from sparselora.config.schema import TrainConfig

@@ -7,8 +7,9 @@ import torch
 
 from sparselora import SparsityConfig, sparsify
 from sparselora.config.schema import MeasureConfig, TrainConfig
-from sparselora.device import step_memory
-from sparselora.lock import DeviceLock
+from sparselora.machine.device import step_memory
+from sparselora.machine.lock import DeviceLock
+from sparselora.machine.timer import Budget, interleave
 from sparselora.measure import (
     AGAIN,
     FAST_AGAIN,
@@ -22,9 +23,8 @@ from sparselora.measure import (
 )
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.channels.calibration import calibrate
-from sparselora.timing import Budget, interleave
 from tests.conftest import plain, tiny_batch, tiny_model
-from tests.test_timing import Fixed
+from tests.machine.test_timer import Fixed
 
 CPU = torch.device("cpu")
 SPARSITY = plain(svd_rank=3, ffn_sparsity=0.6)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from sparselora import sparsify
 from sparselora.completion import completion_loss
 from sparselora.config.schema import LoraSettings, TrainConfig
-from sparselora.lock import DeviceLock
+from sparselora.machine.lock import DeviceLock
 from sparselora.model import lora_config
 from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.sparse.schedule import Phases

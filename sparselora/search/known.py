@@ -20,7 +20,7 @@ def known_by(run: RunConfig, device: str, threads: int) -> str | None:
         device: what the hardware calls itself.
         threads: of the CPU.
     """
-    from sparselora.provenance import git_state, package_versions
+    from sparselora.machine.provenance import git_state, package_versions
 
     git = git_state()
     unknown = git["commit"] is None and (PACKAGE.parent / ".git").exists()

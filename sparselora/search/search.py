@@ -16,9 +16,9 @@ from optuna.trial import Trial, TrialState
 from sparselora.checks import check_shape, parse_job, user_keys
 from sparselora.config.naming import describe, shapes_sparsity
 from sparselora.config.schema import RunConfig
-from sparselora.device import choose_device, use_threads
 from sparselora.errors import TrainingError, UserError
-from sparselora.provenance import device_name
+from sparselora.machine.device import choose_device, use_threads
+from sparselora.machine.provenance import device_name
 from sparselora.record import RECORD_NAME
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict

@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sparselora.errors import UserError
-from sparselora.process import identity, is_dead
+from sparselora.machine.process import identity, is_dead
 from sparselora.search.front import pareto_front
 from sparselora.search.outcome import OBJECTIVES, Outcome, read_outcome
 from sparselora.search.references import agree

@@ -209,7 +209,7 @@ def test_two_runs_are_the_same_only_on_the_same_files(table_file: Path, tmp_path
     data = tmp_path / "mine.csv"
     data.write_text(table_file.read_text())
     run = parsed("data=table", f"data.path={data}")
-    from sparselora import provenance
+    from sparselora.machine import provenance
 
     clean = {"commit": "c", "dirty": False}
     with pytest.MonkeyPatch.context() as patched:

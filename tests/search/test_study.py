@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sparselora.errors import UserError
-from sparselora.process import identity
+from sparselora.machine.process import identity
 from sparselora.record import COMPLETED, RECORD_NAME, write_record
 from sparselora.search.outcome import Outcome
 from sparselora.search.storage import Storage

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparselora.timing import Budget, StepTimer, interleave, paired_ratio, quantiles
+from sparselora.machine.timer import Budget, StepTimer, interleave, paired_ratio, quantiles
 
 CPU = torch.device("cpu")
 

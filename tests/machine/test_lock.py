@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparselora import lock as lock_module
-from sparselora.lock import DeviceLock
+from sparselora.machine import lock as lock_module
+from sparselora.machine.lock import DeviceLock
 
 
 @pytest.fixture(autouse=True)

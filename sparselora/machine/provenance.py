@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sparselora.process import identity
+from sparselora.machine.process import identity
 
 PACKAGES = (
     "torch",

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from sparselora.process import identity, is_dead
+from sparselora.machine.process import identity, is_dead
 
 
 def test_this_process_lives_and_a_gone_one_does_not() -> None:
