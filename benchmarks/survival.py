@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sparselora import finetune, record, run
+from sparselora import finetune, run
 from sparselora.machine.provenance import git_state
+from sparselora.records import record
 from sparselora.search import search, study
 
 TRIALS, STEPS = 12, 20

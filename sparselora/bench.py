@@ -46,13 +46,13 @@ def task(config: DictConfig) -> float:
     from sparselora.config.checks import is_dense
     from sparselora.config.naming import describe
     from sparselora.dimensions import kept_of
-    from sparselora.files import write_atomically
     from sparselora.machine.device import choose_device, use_threads
     from sparselora.machine.lock import DeviceLock
     from sparselora.machine.provenance import provenance
     from sparselora.measure import measure
     from sparselora.model import load_model, load_tokenizer
-    from sparselora.record import BENCH_NAME
+    from sparselora.records.files import write_atomically
+    from sparselora.records.record import BENCH_NAME
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
     from sparselora.tasks import TASKS

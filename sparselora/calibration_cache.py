@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sparselora import __version__
 from sparselora.assets import cache_folder
-from sparselora.files import write_atomically
+from sparselora.records.files import write_atomically
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.backbone.ffn import get_backbone
 from sparselora.sparse.channels.calibration import Calibration, calibrate, from_tensors, to_tensors

@@ -32,8 +32,8 @@ from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import device_name
 from sparselora.measure import measure
 from sparselora.model import load_model, load_model_config, load_tokenizer
-from sparselora.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
-from sparselora.reference import dense_reference, reference_key
+from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
+from sparselora.records.reference import dense_reference, reference_key
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify

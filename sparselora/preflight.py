@@ -21,7 +21,7 @@ from sparselora.config.schema import DataConfig, RunConfig
 from sparselora.config_folders import config_folders, rerun
 from sparselora.errors import UserError
 from sparselora.hydra_setup import install
-from sparselora.record import BENCH_NAME, RECORD_NAME
+from sparselora.records.record import BENCH_NAME, RECORD_NAME
 from sparselora.search.config import TARGET as SEARCH
 from sparselora.search.config import SearchConfig
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, write_record
+from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RUNNING, write_record
 
 REPEATS_NAME = "repeats.json"
 FRONT_NAME = "front.json"

@@ -63,7 +63,7 @@ def _run_one(
     from sparselora.finetune import fine_tune
     from sparselora.machine.device import choose_device, use_threads
     from sparselora.machine.provenance import provenance
-    from sparselora.record import RunRecord
+    from sparselora.records.record import RunRecord
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparselora.record import RunRecord, read_record
+from sparselora.records.record import RunRecord, read_record
 from tests.conftest import Outcome
 
 SETTINGS = [

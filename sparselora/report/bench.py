@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparselora.record import BENCH_NAME
+from sparselora.records.record import BENCH_NAME
 
 
 def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sparselora.config.defaults import filled
 from sparselora.errors import UserError
-from sparselora.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
+from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
 from sparselora.report.parse import read_record
 
 UNREADABLE = "unreadable"

@@ -18,7 +18,7 @@ import vl_convert
 from markupsafe import Markup
 
 from sparselora.assets import cache_folder
-from sparselora.files import write_atomically
+from sparselora.records.files import write_atomically
 from sparselora.report import plots
 from sparselora.report.pictures import LANGUAGE
 from sparselora.report.settings import Comparison

@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 import vl_convert
 
-from sparselora.files import write_atomically
+from sparselora.records.files import write_atomically
 
 LANGUAGE = "v6_4"
 """The version of Vega-Lite that Altair writes the charts in, as vl-convert names it.

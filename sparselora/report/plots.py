@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from sparselora.record import METRICS_NAME
+from sparselora.records.record import METRICS_NAME
 from sparselora.report.settings import Comparison
 
 PALETTE = (

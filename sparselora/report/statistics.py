@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
-from sparselora.record import PREDICTIONS_NAME
+from sparselora.records.record import PREDICTIONS_NAME
 
 DRAWS = 2_000
 MAX_GROUPS = 1_000

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselora.record import COMPLETED, SCHEMA_VERSION
+from sparselora.records.record import COMPLETED, SCHEMA_VERSION
 
 
 def where(records: pd.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselora.files import write_atomically
+from sparselora.records.files import write_atomically
 from sparselora.report import plots
 from sparselora.report.escape import one_line, plain_markdown
 from sparselora.report.evaluation import NAMED, evaluation

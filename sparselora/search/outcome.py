@@ -10,7 +10,7 @@ from typing import Any
 from optuna.study import StudyDirection
 
 from sparselora.errors import UserError
-from sparselora.record import COMPLETED, FAILED, read_record
+from sparselora.records.record import COMPLETED, FAILED, read_record
 from sparselora.repeats import read_repeats
 
 

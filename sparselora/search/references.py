@@ -5,8 +5,8 @@ from pathlib import Path
 
 from optuna import Study
 
-from sparselora.record import RECORD_NAME, read_record, write_record
-from sparselora.reference import write_references
+from sparselora.records.record import RECORD_NAME, read_record, write_record
+from sparselora.records.reference import write_references
 from sparselora.repeats import write_front
 
 DENSE_REFERENCES = "dense_references"

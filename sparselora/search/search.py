@@ -19,7 +19,7 @@ from sparselora.config.schema import RunConfig
 from sparselora.errors import TrainingError, UserError
 from sparselora.machine.device import choose_device, use_threads
 from sparselora.machine.provenance import device_name
-from sparselora.record import RECORD_NAME
+from sparselora.records.record import RECORD_NAME
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
 from sparselora.search.held import check_study

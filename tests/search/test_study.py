@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from sparselora.errors import UserError
 from sparselora.machine.process import identity
-from sparselora.record import COMPLETED, RECORD_NAME, write_record
+from sparselora.records.record import COMPLETED, RECORD_NAME, write_record
 from sparselora.search.outcome import Outcome
 from sparselora.search.storage import Storage
 from sparselora.search.study import (

@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sparselora.record import read_record
+from sparselora.records.record import read_record
 from sparselora.search.study import ENDED, FOLDER, NAMED
 from tests.search.test_search import SEARCH
 

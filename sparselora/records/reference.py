@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from sparselora.config.schema import RunConfig
-from sparselora.files import write_atomically
+from sparselora.records.files import write_atomically
 
 REFERENCE_NAME = "dense_reference.json"
 

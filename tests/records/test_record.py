@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from sparselora.errors import UserError
-from sparselora.files import write_atomically
-from sparselora.record import RunRecord
+from sparselora.records.files import write_atomically
+from sparselora.records.record import RunRecord
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from sparselora.errors import UserError
-from sparselora.files import write_atomically
+from sparselora.records.files import write_atomically
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
