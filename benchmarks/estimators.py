@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers import set_seed
 
 from sparselora import hydra_setup
-from sparselora.batches import evaluation_batches, tokenize, training_batches
 from sparselora.config.checks import parse_config
-from sparselora.data import load_data
+from sparselora.data.batches import evaluation_batches, tokenize, training_batches
+from sparselora.data.load import load_data
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.report.plots import PALETTE

@@ -139,9 +139,9 @@ def control(_: Path) -> str:
     from transformers import set_seed
 
     from sparselora import hydra_setup
-    from sparselora.batches import tokenize, training_batches
     from sparselora.config.checks import parse_config
-    from sparselora.data import load_data
+    from sparselora.data.batches import tokenize, training_batches
+    from sparselora.data.load import load_data
     from sparselora.machine.device import use_threads
     from sparselora.machine.timer import Budget, interleave, paired_ratio
     from sparselora.measure import AGAIN, STOCK, Arms

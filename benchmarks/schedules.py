@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from sparselora import hydra_setup
-from sparselora.batches import evaluation_batches, tokenize, training_batches
 from sparselora.calibration_cache import CURVE_BATCHES
 from sparselora.config.checks import parse_config
-from sparselora.data import load_data
+from sparselora.data.batches import evaluation_batches, tokenize, training_batches
+from sparselora.data.load import load_data
 from sparselora.model import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.sparse.backbone.ffn import get_backbone

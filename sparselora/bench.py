@@ -148,8 +148,8 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
                 batch["labels"] = batch["input_ids"].clone()
                 batch["labels"][:, : -max(size[1] // 4, 1)] = IGNORED
         return drawn[:timed], drawn[: run.calibration.batches], ["0", "1"]
-    from sparselora.batches import training_batches
     from sparselora.checks import load_run_data
+    from sparselora.data.batches import training_batches
     from sparselora.tasks import TASKS
     from sparselora.token_checks import check_tokens
 

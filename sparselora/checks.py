@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from sparselora.config.checks import check_model, parse_config
 from sparselora.config.choices import check_choices
 from sparselora.config.schema import RunConfig
-from sparselora.data import LoadedData, load_data
+from sparselora.data.load import LoadedData, load_data
 from sparselora.errors import UserError
 
 

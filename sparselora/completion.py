@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from sparselora.batches import TokenizedSplit, encode
 from sparselora.chat_template import check_user_messages, render_chat
+from sparselora.data.batches import TokenizedSplit, encode
+from sparselora.data.splits import Message, Split
 from sparselora.errors import UserError
 from sparselora.sparse.channels.tokens import IGNORED
-from sparselora.splits import Message, Split
 
 Prompt = str | Sequence[Message]
 """A text, or the messages that the answer follows."""

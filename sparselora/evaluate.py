@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sparselora.batches import TokenizedSplit, evaluation_batches
+from sparselora.data.batches import TokenizedSplit, evaluation_batches
+from sparselora.data.splits import Split
 from sparselora.f1 import f1_score
 from sparselora.machine.lock import DeviceLock
-from sparselora.splits import Split
 
 
 class Evaluation(Protocol):

@@ -13,7 +13,6 @@ import torch
 from transformers import set_seed
 
 from sparselora import summary
-from sparselora.batches import training_batches
 from sparselora.calibration_cache import fit
 from sparselora.checkpoint import (
     ADAPTER_FOLDER,
@@ -24,6 +23,7 @@ from sparselora.checkpoint import (
 from sparselora.checks import load_run_data
 from sparselora.config.checks import check_sparse_steps, is_dense
 from sparselora.config.schema import RunConfig, Timing
+from sparselora.data.batches import training_batches
 from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
 from sparselora.evaluate import evaluate

@@ -12,8 +12,8 @@ import torch
 import transformers
 from filelock import FileLock
 
-from sparselora.assets import cache_folder
 from sparselora.checkpoint_loading import check_loaded
+from sparselora.data.assets import cache_folder
 
 
 def unpacked(folder: str, gguf_file: str) -> str | None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sparselora import assets
 from sparselora.config.schema import ModelConfig
+from sparselora.data import assets
 from sparselora.errors import UserError
 
 POINTER = b"version https://git-lfs"

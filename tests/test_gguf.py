@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
-from sparselora import assets
 from sparselora.config.schema import ModelConfig
+from sparselora.data import assets
 from sparselora.errors import UserError
 from sparselora.gguf import unpacked
 from sparselora.model import load_model_config

@@ -11,9 +11,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from sparselora.batches import TokenizedSplit, collate
 from sparselora.config.checks import parse_config
 from sparselora.config.schema import RunConfig
+from sparselora.data.batches import TokenizedSplit, collate
 from sparselora.errors import UserError
 from sparselora.model import load_model, load_model_config, load_tokenizer
 from sparselora.positions import usable_positions

@@ -17,7 +17,7 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from sparselora.assets import cache_folder
+from sparselora.data.assets import cache_folder
 from sparselora.records.files import write_atomically
 from sparselora.report import plots
 from sparselora.report.pictures import LANGUAGE

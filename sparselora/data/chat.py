@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparselora.data.splits import Message
 from sparselora.errors import UserError
-from sparselora.splits import Message
 
 MESSAGES = "messages"
 PROMPT, COMPLETION = "prompt", "completion"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparselora import assets
+from sparselora.data import assets
 from sparselora.errors import UserError
 
 CONTENT = b"category,text\nfresh,good\n"

@@ -7,10 +7,10 @@ from hydra import compose, initialize_config_dir
 
 from sparselora.config.checks import parse_config
 from sparselora.config.schema import DataConfig
-from sparselora.data import load_data
+from sparselora.data.load import load_data
+from sparselora.data.splits import SPLITS, hash_fraction
 from sparselora.errors import UserError
 from sparselora.paths import CONF
-from sparselora.splits import SPLITS, hash_fraction
 from tests.conftest import sentences
 
 

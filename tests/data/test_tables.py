@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparselora.cells import texts
 from sparselora.config.schema import DataConfig
-from sparselora.data import LoadedData, load_data
+from sparselora.data.cells import texts
+from sparselora.data.load import LoadedData, load_data
+from sparselora.data.tables import read_table
 from sparselora.errors import UserError
-from sparselora.tables import read_table
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 

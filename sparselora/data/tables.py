@@ -1,7 +1,7 @@
 """Files that hold a table: CSV, TSV, JSON, JSONL and Parquet, each cell as it stands there.
 
 Nothing is guessed from a column: a text is a text, a whole number beside an empty cell stays whole, and
-2^60 + 1 keeps its digits. What a cell is to a run is for `sparselora.cells` to say.
+2^60 + 1 keeps its digits. What a cell is to a run is for `sparselora.data.cells` to say.
 """
 
 import csv
@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sparselora.delimited import DELIMITERS, read_delimited
+from sparselora.data.delimited import DELIMITERS, read_delimited
 from sparselora.errors import UserError
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparselora.data.splits import Split
 from sparselora.errors import UserError, in_one_line
 from sparselora.sparse.channels.tokens import IGNORED
-from sparselora.splits import Split
 
 POOL_BATCHES = 50
 

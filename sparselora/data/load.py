@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparselora import cells, chat, classes
+from sparselora.data import cells, chat, classes
+from sparselora.data.sources import check_path, read_frames
+from sparselora.data.splits import Split, assign, to_split
+from sparselora.data.templates import fill
 from sparselora.errors import UserError
-from sparselora.sources import check_path, read_frames
-from sparselora.splits import Split, assign, to_split
-from sparselora.templates import fill
 
 if TYPE_CHECKING:
     from sparselora.config.schema import DataConfig

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparselora.cells import are_whole, whole
+from sparselora.data.cells import are_whole, whole
 from sparselora.errors import UserError
 
 if TYPE_CHECKING:

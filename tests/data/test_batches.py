@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselora.batches import length_grouped
+from sparselora.data.batches import length_grouped
 
 
 @given(

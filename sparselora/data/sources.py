@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sparselora import assets
+from sparselora.data import assets
+from sparselora.data.splits import SPLITS
+from sparselora.data.tables import endings, of_arrow, read_table
 from sparselora.errors import UserError
-from sparselora.splits import SPLITS
-from sparselora.tables import endings, of_arrow, read_table
 
 if TYPE_CHECKING:
     from sparselora.config.schema import DataConfig
