@@ -26,7 +26,7 @@ from sparselora import hydra_setup
 from sparselora.config.checks import parse_config
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data
-from sparselora.model import load_model, load_tokenizer
+from sparselora.model.load import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.report.plots import PALETTE
 from sparselora.sparse.backbone.calls import padding_mask

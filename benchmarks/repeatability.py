@@ -145,7 +145,7 @@ def control(_: Path) -> str:
     from sparselora.machine.device import use_threads
     from sparselora.machine.timer import Budget, interleave, paired_ratio
     from sparselora.measure import AGAIN, STOCK, Arms
-    from sparselora.model import load_model, load_tokenizer
+    from sparselora.model.load import load_model, load_tokenizer
     from sparselora.paths import CONF
 
     hydra_setup.install()

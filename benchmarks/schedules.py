@@ -27,7 +27,7 @@ from sparselora.calibration_cache import CURVE_BATCHES
 from sparselora.config.checks import parse_config
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data
-from sparselora.model import load_model, load_tokenizer
+from sparselora.model.load import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.sparse.backbone.ffn import get_backbone
 from sparselora.sparse.channels.calibration import Calibration, calibrate

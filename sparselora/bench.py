@@ -50,12 +50,12 @@ def task(config: DictConfig) -> float:
     from sparselora.machine.lock import DeviceLock
     from sparselora.machine.provenance import provenance
     from sparselora.measure import measure
-    from sparselora.model import load_model, load_tokenizer
+    from sparselora.model.load import load_model, load_tokenizer
+    from sparselora.model.tasks import TASKS
     from sparselora.records.files import write_atomically
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
-    from sparselora.tasks import TASKS
     from sparselora.train import autocast
 
     device = choose_device(run.train.device)
@@ -126,7 +126,7 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
 
     import torch
 
-    from sparselora.model import load_model_config
+    from sparselora.model.load import load_model_config
     from sparselora.sparse.channels.tokens import IGNORED
 
     timed = run.measure.batches * run.train.gradient_accumulation_steps
@@ -150,8 +150,8 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
         return drawn[:timed], drawn[: run.calibration.batches], ["0", "1"]
     from sparselora.checks import load_run_data
     from sparselora.data.batches import training_batches
-    from sparselora.tasks import TASKS
-    from sparselora.token_checks import check_tokens
+    from sparselora.model.tasks import TASKS
+    from sparselora.model.token_checks import check_tokens
 
     data = load_run_data(run)
     split = TASKS[run.task.name].tokenize(tokenizer, data.splits["train"], run)

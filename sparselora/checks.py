@@ -62,8 +62,8 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
         The sparsity asked of each layer.
     """
     from sparselora.machine.device import choose_device
-    from sparselora.model import check_full_weights, load_model_config, load_tokenizer
-    from sparselora.positions import usable_positions
+    from sparselora.model.load import check_full_weights, load_model_config, load_tokenizer
+    from sparselora.model.positions import usable_positions
     from sparselora.sparse.backbone.ffn import get_architecture, get_model_shape
 
     choose_device(run.train.device)

@@ -31,15 +31,15 @@ from sparselora.machine.device import PeakMemory, give_back_freed_memory
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import device_name
 from sparselora.measure import measure
-from sparselora.model import load_model, load_model_config, load_tokenizer
+from sparselora.model.load import load_model, load_model_config, load_tokenizer
+from sparselora.model.tasks import TASKS
+from sparselora.model.token_checks import check_known, check_tokens, told, unknown_share
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.records.reference import dense_reference, reference_key
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.schedule import Phases
-from sparselora.tasks import TASKS
-from sparselora.token_checks import check_known, check_tokens, told, unknown_share
 from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps
 from sparselora.training_state import CHECKPOINT_NAME, load_checkpoint, restore, save_checkpoint
 

@@ -9,7 +9,6 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparselora import sparsify
-from sparselora.completion import completion_loss
 from sparselora.dimensions import attention_kept_of, kept_of, model_dimensions
 from sparselora.flops import (
     STUDY_SECOND_TABLE,
@@ -19,6 +18,7 @@ from sparselora.flops import (
     study_flops,
     svd_estimate_flops,
 )
+from sparselora.model.causal_lm import completion_loss
 from sparselora.paths import PACKAGE
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.schedule import kept_channels

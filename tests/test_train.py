@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from sparselora import sparsify
-from sparselora.completion import completion_loss
 from sparselora.config.schema import LoraSettings, TrainConfig
 from sparselora.machine.lock import DeviceLock
-from sparselora.model import lora_config
+from sparselora.model.causal_lm import completion_loss
+from sparselora.model.load import lora_config
 from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.sparse.schedule import Phases
 from sparselora.train import Stepper, StepPlan, train_steps

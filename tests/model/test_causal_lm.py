@@ -8,16 +8,16 @@ import pytest
 import torch
 import transformers
 
-from sparselora.completion import (
+from sparselora.data.batches import TokenizedSplit, collate
+from sparselora.data.splits import Split
+from sparselora.data.templates import template_end
+from sparselora.errors import UserError
+from sparselora.model.causal_lm import (
     CompletionReader,
     completion_loss,
     labelled_positions,
     tokenize_completions,
 )
-from sparselora.data.batches import TokenizedSplit, collate
-from sparselora.data.splits import Split
-from sparselora.data.templates import template_end
-from sparselora.errors import UserError
 from sparselora.sparse.channels.tokens import IGNORED
 from tests.conftest import word_tokenizer
 from tests.sparse.blocks.test_ffn import assert_all_close

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from sparselora.config.schema import TASKS as NAMES
+from sparselora.model.tasks import TASKS
 from sparselora.report.__main__ import main as report_main
-from sparselora.tasks import TASKS
 from tests.conftest import Outcome
 
 

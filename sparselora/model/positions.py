@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from sparselora.model.tokenizer import padding_id
 from sparselora.sparse.backbone.ffn import get_architecture
-from sparselora.tokenizer import padding_id
 
 
 def usable_positions(config: Any) -> int | None:

@@ -9,15 +9,15 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from sparselora.checkpoint_loading import check_loaded
 from sparselora.config.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
 from sparselora.errors import UserError, in_one_line
 from sparselora.machine.device import choose_device
-from sparselora.pretrained import load_model_config, read_pretrained
+from sparselora.model.pretrained import load_model_config, read_pretrained
+from sparselora.model.tasks import TASKS
+from sparselora.model.tokenizer import load_tokenizer, padding_id
+from sparselora.model.weight_checks import check_loaded
 from sparselora.sparse.backbone.ffn import get_architecture
 from sparselora.sparse.backbone.quantized import keep_trainable
-from sparselora.tasks import TASKS
-from sparselora.tokenizer import load_tokenizer, padding_id
 
 __all__ = ["load_model", "load_model_config", "load_tokenizer", "lora_config"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sparselora.chat_template import check_user_messages, render_chat
-from sparselora.completion import tokenize_completions
 from sparselora.data.batches import TokenizedSplit
 from sparselora.data.splits import Split
 from sparselora.errors import UserError
-from sparselora.token_checks import check_tokens, told, unknown_share
+from sparselora.model.causal_lm import tokenize_completions
+from sparselora.model.chat_template import check_user_messages, render_chat
+from sparselora.model.token_checks import check_tokens, told, unknown_share
 from tests.conftest import WORDS, Outcome, word_tokenizer
 
 Invoke = Callable[..., Outcome]

@@ -15,8 +15,8 @@ from sparselora.config.checks import parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.data.batches import TokenizedSplit, collate
 from sparselora.errors import UserError
-from sparselora.model import load_model, load_model_config, load_tokenizer
-from sparselora.positions import usable_positions
+from sparselora.model.load import load_model, load_model_config, load_tokenizer
+from sparselora.model.positions import usable_positions
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from tests.conftest import tiny_config, word_tokenizer
 

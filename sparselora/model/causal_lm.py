@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from sparselora.chat_template import check_user_messages, render_chat
 from sparselora.data.batches import TokenizedSplit, encode
 from sparselora.data.splits import Message, Split
 from sparselora.errors import UserError
+from sparselora.model.chat_template import check_user_messages, render_chat
 from sparselora.sparse.channels.tokens import IGNORED
 
 Prompt = str | Sequence[Message]

@@ -9,8 +9,8 @@ import transformers
 from sparselora.config.schema import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError
-from sparselora.gguf import unpacked
-from sparselora.model import load_model_config
+from sparselora.model.gguf import unpacked
+from sparselora.model.load import load_model_config
 
 
 def test_unpacked_is_what_transformers_reads(tmp_path: Path) -> None:

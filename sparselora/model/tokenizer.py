@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 from sparselora.config.schema import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError
-from sparselora.pretrained import load_model_config, read_pretrained
+from sparselora.model.pretrained import load_model_config, read_pretrained
 from sparselora.sparse.backbone.ffn import get_architecture
 
 WHOLE_FILE = "tokenizer.json"

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from sparselora.config.schema import ModelConfig
 from sparselora.errors import UserError
-from sparselora.model import load_model_config
+from sparselora.model.load import load_model_config
+from sparselora.model.tokenizer import load_tokenizer
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.tokenizer import load_tokenizer
 from tests.conftest import WORDS, Outcome, tiny_config, word_tokenizer
-from tests.test_mangled_checkpoints import load
+from tests.model.test_weight_checks import load
 
 Invoke = Callable[..., Outcome]
 
@@ -111,8 +111,8 @@ def test_a_classifier_of_other_classes_is_made_new(
     saved = transformers.AutoModelForSequenceClassification.from_config(config)
     saved.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
-    from sparselora.model import load_model
-    from tests.test_mangled_checkpoints import settings
+    from sparselora.model.load import load_model
+    from tests.model.test_weight_checks import settings
 
     notes: dict[str, Any] = {}
     run = settings(tmp_path)

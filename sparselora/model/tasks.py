@@ -9,15 +9,15 @@ import transformers
 from peft import TaskType
 from torch import Tensor, nn
 
-from sparselora.completion import (
-    CompletionReader,
-    completion_loss,
-    tokenize_completions,
-)
 from sparselora.data.batches import TokenizedSplit, tokenize
 from sparselora.data.splits import Split
 from sparselora.data.templates import template_end
 from sparselora.evaluate import ClassReader, Reader
+from sparselora.model.causal_lm import (
+    CompletionReader,
+    completion_loss,
+    tokenize_completions,
+)
 
 if TYPE_CHECKING:
     from sparselora.config.schema import RunConfig

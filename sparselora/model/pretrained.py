@@ -11,8 +11,8 @@ import transformers
 from sparselora.config.schema import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError, in_one_line
-from sparselora.gguf import unpacked
-from sparselora.model_folder import check_folder
+from sparselora.model.folder import check_folder
+from sparselora.model.gguf import unpacked
 from sparselora.sparse.backbone.ffn import get_architecture
 
 transformers.logging.set_verbosity_error()
