@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from sparselora import hydra_setup
-from sparselora.calibration_cache import CURVE_BATCHES
 from sparselora.config.checks import parse_config
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data
@@ -34,6 +33,7 @@ from sparselora.sparse.channels.calibration import Calibration, calibrate
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import sparsify
 from sparselora.sparse.sensitivity import calibrated_config
+from sparselora.training.calibration_cache import CURVE_BATCHES
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 DRAWS, BATCHES = 3, 16

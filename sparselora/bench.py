@@ -42,7 +42,6 @@ def task(config: DictConfig) -> float:
     from transformers import set_seed
 
     from sparselora import summary
-    from sparselora.calibration_cache import fit
     from sparselora.config.checks import is_dense
     from sparselora.config.naming import describe
     from sparselora.dimensions import kept_of
@@ -56,7 +55,8 @@ def task(config: DictConfig) -> float:
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.bench import print_bench
     from sparselora.roofline import roofline
-    from sparselora.train import autocast
+    from sparselora.training.calibration_cache import fit
+    from sparselora.training.loop import autocast
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)

@@ -68,7 +68,7 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
 
     choose_device(run.train.device)
     if run.train.resume is not None:
-        from sparselora.training_state import load_checkpoint
+        from sparselora.training.checkpoint import load_checkpoint
 
         load_checkpoint(Path(run.train.resume), run)
     config = load_model_config(run.model)

@@ -13,20 +13,12 @@ import torch
 from transformers import set_seed
 
 from sparselora import summary
-from sparselora.calibration_cache import fit
-from sparselora.checkpoint import (
-    ADAPTER_FOLDER,
-    adapter_state,
-    load_adapter_state,
-    save_adapter,
-)
 from sparselora.checks import load_run_data
 from sparselora.config.checks import check_sparse_steps, is_dense
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.data.batches import training_batches
 from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
-from sparselora.evaluate import evaluate
 from sparselora.machine.device import PeakMemory, give_back_freed_memory
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import device_name
@@ -40,8 +32,21 @@ from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.schedule import Phases
-from sparselora.train import Stepper, StepPlan, StepRow, autocast, train_steps
-from sparselora.training_state import CHECKPOINT_NAME, load_checkpoint, restore, save_checkpoint
+from sparselora.training.adapters import (
+    ADAPTER_FOLDER,
+    adapter_state,
+    load_adapter_state,
+    save_adapter,
+)
+from sparselora.training.calibration_cache import fit
+from sparselora.training.checkpoint import (
+    CHECKPOINT_NAME,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from sparselora.training.evaluate import evaluate
+from sparselora.training.loop import Stepper, StepPlan, StepRow, autocast, train_steps
 
 OnStep = Callable[[StepRow, StepPlan, dict[str, Any]], None]
 

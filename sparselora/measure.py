@@ -25,7 +25,7 @@ from sparselora.sparse.channels.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.tensors import tensors_in
-from sparselora.train import Loss, Stepper, to_device
+from sparselora.training.loop import Loss, Stepper, to_device
 
 STOCK, AGAIN, OWN, SPARSE = "stock", "stock_again", "own_dense", "sparse"
 FAST_AGAIN = "fast_again"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from sparselora.train import StepPlan, StepRow
+    from sparselora.training.loop import StepPlan, StepRow
 
 
 class Progress:

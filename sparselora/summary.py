@@ -22,7 +22,7 @@ from sparselora.flops import (
 from sparselora.machine.timer import quantiles
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.schedule import Phases
-from sparselora.train import StepPlan, StepRow, head_positions, tokens_kept_dense
+from sparselora.training.loop import StepPlan, StepRow, head_positions, tokens_kept_dense
 
 
 def of_data(data: LoadedData, tokenized: Mapping[str, TokenizedSplit]) -> dict[str, Any]:

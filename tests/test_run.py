@@ -19,7 +19,7 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
 from sparselora import finetune as finetune_module
-from sparselora import train as train_module
+from sparselora.training import loop as train_module
 from tests.conftest import Outcome
 
 Invoke = Callable[..., Outcome]

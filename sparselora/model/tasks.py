@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from sparselora.data.batches import TokenizedSplit, tokenize
 from sparselora.data.splits import Split
 from sparselora.data.templates import template_end
-from sparselora.evaluate import ClassReader, Reader
 from sparselora.model.causal_lm import (
     CompletionReader,
     completion_loss,
     tokenize_completions,
 )
+from sparselora.training.evaluate import ClassReader, Reader
 
 if TYPE_CHECKING:
     from sparselora.config.schema import RunConfig

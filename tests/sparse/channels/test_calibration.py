@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from sparselora import sparsify
-from sparselora.calibration_cache import fit
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import find_blocks
 from sparselora.sparse.channels.calibration import calibrate, from_tensors, to_tensors
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.sensitivity import calibrated_config, error_curves
+from sparselora.training.calibration_cache import fit
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.channels.test_tokens import completions, dense_tokens, tiny_decoder
 
@@ -92,8 +92,8 @@ def test_cache_by_weights_and_batches(tmp_path: Path, monkeypatch: pytest.Monkey
     model, batch = tiny_model("bert"), tiny_batch()
     config = plain(rule="calibrated", ffn_sparsity=0.5, svd_rank=3)
     made = fit(model, config, [0.5] * 3, lambda: [batch])
-    monkeypatch.setattr("sparselora.calibration_cache.calibrate", None)
-    monkeypatch.setattr("sparselora.calibration_cache.error_curves", None)
+    monkeypatch.setattr("sparselora.training.calibration_cache.calibrate", None)
+    monkeypatch.setattr("sparselora.training.calibration_cache.error_curves", None)
     found = fit(model, config, [0.5] * 3, lambda: [batch])
     assert found.seconds == made.seconds > 0
     assert (found.curves, found.sparsities) == (made.curves, made.sparsities)

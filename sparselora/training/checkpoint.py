@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from sparselora.checkpoint import adapter_state, load_adapter_state
 from sparselora.config.defaults import filled
 from sparselora.config.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
 from sparselora.errors import UserError
 from sparselora.records.files import write_atomically
 from sparselora.records.record import RECORD_NAME, read_record
 from sparselora.sparse.patch import SparsityHandle
-from sparselora.train import Stepper
+from sparselora.training.adapters import adapter_state, load_adapter_state
+from sparselora.training.loop import Stepper
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
