@@ -29,7 +29,7 @@ from sparselora.config.schema import RunConfig
 from sparselora.machine.device import use_threads
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.timer import Budget, interleave, paired_ratio
-from sparselora.measure import OWN, SPARSE, Arms
+from sparselora.measuring.measure import OWN, SPARSE, Arms
 from sparselora.model.load import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.sparse.channels.calibration import calibrate

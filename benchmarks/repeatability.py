@@ -144,7 +144,7 @@ def control(_: Path) -> str:
     from sparselora.data.load import load_data
     from sparselora.machine.device import use_threads
     from sparselora.machine.timer import Budget, interleave, paired_ratio
-    from sparselora.measure import AGAIN, STOCK, Arms
+    from sparselora.measuring.measure import AGAIN, STOCK, Arms
     from sparselora.model.load import load_model, load_tokenizer
     from sparselora.paths import CONF
 

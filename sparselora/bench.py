@@ -44,17 +44,17 @@ def task(config: DictConfig) -> float:
     from sparselora import summary
     from sparselora.config.checks import is_dense
     from sparselora.config.naming import describe
-    from sparselora.dimensions import kept_of
     from sparselora.machine.device import choose_device, use_threads
     from sparselora.machine.lock import DeviceLock
     from sparselora.machine.provenance import provenance
-    from sparselora.measure import measure
+    from sparselora.measuring.dimensions import kept_of
+    from sparselora.measuring.measure import measure
+    from sparselora.measuring.roofline import roofline
     from sparselora.model.load import load_model, load_tokenizer
     from sparselora.model.tasks import TASKS
     from sparselora.records.files import write_atomically
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.bench import print_bench
-    from sparselora.roofline import roofline
     from sparselora.training.calibration_cache import fit
     from sparselora.training.loop import autocast
 

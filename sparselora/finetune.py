@@ -17,12 +17,12 @@ from sparselora.checks import load_run_data
 from sparselora.config.checks import check_sparse_steps, is_dense
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.data.batches import training_batches
-from sparselora.dimensions import kept_of
 from sparselora.errors import TrainingError
 from sparselora.machine.device import PeakMemory, give_back_freed_memory
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import device_name
-from sparselora.measure import measure
+from sparselora.measuring.dimensions import kept_of
+from sparselora.measuring.measure import measure
 from sparselora.model.load import load_model, load_model_config, load_tokenizer
 from sparselora.model.tasks import TASKS
 from sparselora.model.token_checks import check_known, check_tokens, told, unknown_share

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from sparselora.config.schema import Precision, RunConfig
 from sparselora.data.batches import TokenizedSplit
 from sparselora.data.load import LoadedData
-from sparselora.dimensions import attention_kept_of, model_dimensions
-from sparselora.flops import (
+from sparselora.machine.timer import quantiles
+from sparselora.measuring.dimensions import attention_kept_of, model_dimensions
+from sparselora.measuring.flops import (
     AttentionKept,
     ModelDimensions,
     gather_bytes,
     step_flops,
     svd_estimate_flops,
 )
-from sparselora.machine.timer import quantiles
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.schedule import Phases
 from sparselora.training.loop import StepPlan, StepRow, head_positions, tokens_kept_dense

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparselora import sparsify
-from sparselora.dimensions import attention_kept_of, kept_of, model_dimensions
-from sparselora.flops import step_flops
+from sparselora.measuring.dimensions import attention_kept_of, kept_of, model_dimensions
+from sparselora.measuring.flops import step_flops
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.acceleration.first_token import HELD
 from sparselora.sparse.acceleration.last_layer import reads_first_token
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.channels.selector import select_ffn_channels
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
+from tests.measuring.test_flops import IN_PLACE
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients
-from tests.test_flops import IN_PLACE
 
 READS_FIRST = sorted(
     name for name, row in ARCHITECTURES.items() if row.picks_first_token is not None

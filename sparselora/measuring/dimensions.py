@@ -5,7 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from sparselora.flops import AttentionKept, ModelDimensions, RelativeAttention, ShortLastLayer
+from sparselora.measuring.flops import (
+    AttentionKept,
+    ModelDimensions,
+    RelativeAttention,
+    ShortLastLayer,
+)
 from sparselora.sparse.acceleration.last_layer import reads_first_token
 from sparselora.sparse.backbone.architectures import Architecture
 from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_model_shape

@@ -9,8 +9,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparselora import sparsify
-from sparselora.dimensions import attention_kept_of, kept_of, model_dimensions
-from sparselora.flops import (
+from sparselora.measuring.dimensions import attention_kept_of, kept_of, model_dimensions
+from sparselora.measuring.flops import (
     STUDY_SECOND_TABLE,
     ModelDimensions,
     sliced_ffn_flops,

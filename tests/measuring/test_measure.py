@@ -10,7 +10,7 @@ from sparselora.config.schema import MeasureConfig, TrainConfig
 from sparselora.machine.device import step_memory
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.timer import Budget, interleave
-from sparselora.measure import (
+from sparselora.measuring.measure import (
     AGAIN,
     FAST_AGAIN,
     OWN,
