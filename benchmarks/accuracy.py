@@ -249,9 +249,9 @@ def summary(suite: Suite, path: Path, of_split: str) -> str:
     from hydra import compose, initialize_config_dir
 
     from sparselora import hydra_setup
-    from sparselora.checks import load_run_data
     from sparselora.config.checks import parse_config
     from sparselora.paths import CONF
+    from sparselora.runs.checks import load_run_data
 
     hydra_setup.install()
     with initialize_config_dir(str(CONF)):

@@ -21,10 +21,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from sparselora import hydra_setup
-from sparselora.checks import user_keys
 from sparselora.config.checks import check_model, parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF
+from sparselora.runs.checks import user_keys
 from sparselora.search.outcome import Outcome
 from sparselora.search.samplers import sampler_factory
 from sparselora.search.space import Space, key_of, remembered

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sparselora import finetune, run
+from sparselora import run
 from sparselora.machine.provenance import git_state
 from sparselora.records import record
+from sparselora.runs import fine_tune as finetune
 from sparselora.search import search, study
 
 TRIALS, STEPS = 12, 20

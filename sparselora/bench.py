@@ -14,13 +14,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sparselora.checks import check_shape, user_keys
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config.checks import parse_config
 from sparselora.config.choices import check_choices
 from sparselora.job import config_flags, from_where_the_user_stands
 from sparselora.paths import CONF
 from sparselora.progress import Progress
+from sparselora.runs.checks import check_shape, user_keys
 
 if TYPE_CHECKING:
     from sparselora.config.schema import RunConfig
@@ -41,7 +41,6 @@ def task(config: DictConfig) -> float:
     from rich.console import Console
     from transformers import set_seed
 
-    from sparselora import summary
     from sparselora.config.checks import is_dense
     from sparselora.config.naming import describe
     from sparselora.machine.device import choose_device, use_threads
@@ -55,6 +54,7 @@ def task(config: DictConfig) -> float:
     from sparselora.records.files import write_atomically
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.bench import print_bench
+    from sparselora.runs import summary
     from sparselora.training.calibration_cache import fit
     from sparselora.training.loop import autocast
 
@@ -148,10 +148,10 @@ def _batches(run: "RunConfig", tokenizer: Any) -> tuple[list[Any], list[Any], li
                 batch["labels"] = batch["input_ids"].clone()
                 batch["labels"][:, : -max(size[1] // 4, 1)] = IGNORED
         return drawn[:timed], drawn[: run.calibration.batches], ["0", "1"]
-    from sparselora.checks import load_run_data
     from sparselora.data.batches import training_batches
     from sparselora.model.tasks import TASKS
     from sparselora.model.token_checks import check_tokens
+    from sparselora.runs.checks import load_run_data
 
     data = load_run_data(run)
     split = TASKS[run.task.name].tokenize(tokenizer, data.splits["train"], run)

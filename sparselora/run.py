@@ -14,7 +14,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sparselora.checks import check_shape, user_keys
 from sparselora.command import EXECUTION_WHITELIST, execute
 from sparselora.config.checks import parse_config
 from sparselora.config.choices import check_choices
@@ -23,6 +22,7 @@ from sparselora.config.schema import RunConfig
 from sparselora.job import config_flags, from_where_the_user_stands
 from sparselora.paths import CONF
 from sparselora.progress import Progress
+from sparselora.runs.checks import check_shape, user_keys
 
 
 @from_where_the_user_stands
@@ -42,7 +42,7 @@ def task(config: DictConfig) -> tuple[float, float]:
     if run.seeds is None:
         return objectives(_run_one(run, sparsities, job, folder))
 
-    from sparselora.repeats import run_repeats
+    from sparselora.runs.repeats import run_repeats
 
     def one(seed: int, child: Path) -> dict[str, Any]:
         alone = replace(run, seed=seed, seeds=None)
@@ -60,10 +60,10 @@ def task(config: DictConfig) -> tuple[float, float]:
 def _run_one(
     run: RunConfig, sparsities: list[float], job: Any, folder: Path, run_id: str | None = None
 ) -> dict[str, Any]:
-    from sparselora.finetune import fine_tune
     from sparselora.machine.device import choose_device, use_threads
     from sparselora.machine.provenance import provenance
     from sparselora.records.record import RunRecord
+    from sparselora.runs.fine_tune import fine_tune
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)

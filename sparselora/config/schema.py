@@ -246,7 +246,7 @@ class RunConfig:
     sparse_cooldown_ratio: float = 0.0
     seed: int = MISSING
     seeds: list[int] | None = None
-    """A run for each, as one trial, in place of `seed`; see `sparselora.repeats`."""
+    """A run for each, as one trial, in place of `seed`; see `sparselora.runs.repeats`."""
     tags: list[str] = field(default_factory=list)
     """Free words that the record keeps."""
 

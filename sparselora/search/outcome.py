@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, read_record
-from sparselora.repeats import read_repeats
+from sparselora.runs.repeats import read_repeats
 
 
 @dataclass(frozen=True)

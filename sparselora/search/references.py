@@ -7,7 +7,7 @@ from optuna import Study
 
 from sparselora.records.record import RECORD_NAME, read_record, write_record
 from sparselora.records.reference import write_references
-from sparselora.repeats import write_front
+from sparselora.runs.repeats import write_front
 
 DENSE_REFERENCES = "dense_references"
 """User attribute of the study: `reference_key` → ms."""

@@ -13,13 +13,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
-from sparselora.checks import check_shape, parse_job, user_keys
 from sparselora.config.naming import describe, shapes_sparsity
 from sparselora.config.schema import RunConfig
 from sparselora.errors import TrainingError, UserError
 from sparselora.machine.device import choose_device, use_threads
 from sparselora.machine.provenance import device_name
 from sparselora.records.record import RECORD_NAME
+from sparselora.runs.checks import check_shape, parse_job, user_keys
 from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
 from sparselora.search.held import check_study

@@ -3,10 +3,10 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sparselora.checks import parse_job
 from sparselora.config import schema
 from sparselora.config.schema import RunConfig, register_schema
 from sparselora.paths import CONF
+from sparselora.runs.checks import parse_job
 
 HASHES = {
     (): "5d5d9300b29f696d6273f585d91515a1ec87ab957f84c3b18fd56e0a8a68e0f5",

@@ -55,8 +55,8 @@ def copy(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
 def settings(folder: Path, task: str = "classification") -> RunConfig:
     from hydra import compose, initialize_config_dir
 
-    from sparselora.checks import user_keys
     from sparselora.paths import CONF
+    from sparselora.runs.checks import user_keys
 
     overrides = [f"task={task}", "model.name=tiny", f"model.name_or_path={folder}"]
     overrides += ["lora.projections=[query,key,value,output]", "train.device=cpu"]

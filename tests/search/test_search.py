@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sparselora import finetune
+from sparselora.runs import fine_tune as finetune
 from sparselora.search import search as search_module
 from sparselora.search.known import known_by
 from sparselora.search.study import DUPLICATE_OF, ENDED, LABEL, REASON

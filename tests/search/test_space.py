@@ -7,11 +7,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sparselora import hydra_setup
-from sparselora.checks import user_keys
 from sparselora.config.checks import check_model, parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.paths import CONF
+from sparselora.runs.checks import user_keys
 from sparselora.search.samplers import check_sampler
 from sparselora.search.space import Space, effective, key_of, remembered
 from sparselora.sparse.backbone.ffn import ModelShape

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparselora.repeats import clearly_dominated, read_repeats, run_repeats, write_front
+from sparselora.runs.repeats import clearly_dominated, read_repeats, run_repeats, write_front
 from tests.conftest import Outcome
 
 

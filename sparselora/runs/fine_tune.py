@@ -12,8 +12,6 @@ import pandas as pd
 import torch
 from transformers import set_seed
 
-from sparselora import summary
-from sparselora.checks import load_run_data
 from sparselora.config.checks import check_sparse_steps, is_dense
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.data.batches import training_batches
@@ -28,6 +26,8 @@ from sparselora.model.tasks import TASKS
 from sparselora.model.token_checks import check_known, check_tokens, told, unknown_share
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
 from sparselora.records.reference import dense_reference, reference_key
+from sparselora.runs import summary
+from sparselora.runs.checks import load_run_data
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify

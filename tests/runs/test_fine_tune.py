@@ -18,7 +18,7 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
-from sparselora import finetune as finetune_module
+from sparselora.runs import fine_tune as finetune_module
 from sparselora.training import loop as train_module
 from tests.conftest import Outcome
 
