@@ -31,7 +31,8 @@ from sparselora import run
 from sparselora.machine.provenance import git_state
 from sparselora.records import record
 from sparselora.runs import fine_tune as finetune
-from sparselora.search import search, study
+from sparselora.search import search
+from sparselora.search.study import study
 
 TRIALS, STEPS = 12, 20
 STORAGE = "sqlite:///study.db"

@@ -26,7 +26,7 @@ from sparselora.search.config import TARGET as SEARCH
 from sparselora.search.config import SearchConfig
 
 if TYPE_CHECKING:
-    from sparselora.search.space import Check
+    from sparselora.search.space.space import Check
 
 _SAMPLER = "hydra/sweeper/sampler"
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
@@ -135,7 +135,7 @@ def _search_jobs(
 
 
 def _search_check(name: str, hydra_lines: list[str]) -> "Check":
-    from sparselora.search.space import remembered
+    from sparselora.search.space.space import remembered
 
     @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
@@ -155,8 +155,8 @@ def _check_sampler_is_there(
     rest = [item for item in fixed if item not in asked]
     sweeper = _compose(name, rest).hydra.sweeper
     if sweeper._target_ == SEARCH:
-        from sparselora.search.samplers import samplers_taken
-        from sparselora.search.space import Space
+        from sparselora.search.space.samplers import samplers_taken
+        from sparselora.search.space.space import Space
 
         space = Space.parse(sweeper.params or {}, tasks)
         check = _search_check(name, [item for item in rest if _hydra(item)])

@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.errors import UserError
-from sparselora.search.outcome import get_objectives
-from sparselora.search.samplers import check_sampler
-from sparselora.search.space import Check, Space
+from sparselora.search.space.samplers import check_sampler
+from sparselora.search.space.space import Check, Space
+from sparselora.search.study.outcome import get_objectives
 from sparselora.sparse.validate import check_at_least
 
 

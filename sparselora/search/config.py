@@ -20,7 +20,7 @@ class SearchConfig:
     sampler: Any = MISSING
     """Made anew for each trial, seeded by `seed` and the trials so far."""
     objectives: list[str] = field(default_factory=lambda: ["accuracy", "ms_per_step"])
-    """Names of `sparselora.search.outcome.OBJECTIVES`."""
+    """Names of `sparselora.search.study.outcome.OBJECTIVES`."""
     storage: str | None = "sqlite:///outputs/study.db"
     """URL of an SQLite file, for one machine, or of PostgreSQL or MySQL; null: in memory, not kept."""
     study_name: str = MISSING

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparselora.search.outcome import OBJECTIVES
-from sparselora.search.study import (
+from sparselora.search.study.outcome import OBJECTIVES
+from sparselora.search.study.study import (
     DUPLICATE_OF,
     ENDED,
     LABEL,

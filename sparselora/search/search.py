@@ -20,17 +20,17 @@ from sparselora.machine.device import choose_device, use_threads
 from sparselora.machine.provenance import device_name
 from sparselora.records.record import RECORD_NAME
 from sparselora.runs.checks import check_shape, parse_job, user_keys
-from sparselora.search import study as attributes
 from sparselora.search.follow_up import follow_up, verdict
-from sparselora.search.held import check_study
-from sparselora.search.known import known_by
-from sparselora.search.outcome import Outcome
 from sparselora.search.progress import SearchProgress
-from sparselora.search.references import hand_out
-from sparselora.search.samplers import sampler_factory
-from sparselora.search.space import Space, key_of, remembered
-from sparselora.search.storage import Storage
-from sparselora.search.study import Plan, SharedStudy
+from sparselora.search.space.samplers import sampler_factory
+from sparselora.search.space.space import Space, key_of, remembered
+from sparselora.search.study import study as attributes
+from sparselora.search.study.held import check_study
+from sparselora.search.study.known import known_by
+from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.references import hand_out
+from sparselora.search.study.storage import Storage
+from sparselora.search.study.study import Plan, SharedStudy
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")

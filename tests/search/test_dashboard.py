@@ -19,9 +19,9 @@ import optuna
 import pytest
 
 from sparselora.paths import PACKAGE
-from sparselora.search.outcome import Outcome
-from sparselora.search.storage import Storage
-from sparselora.search.study import LABEL, Plan, SharedStudy
+from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.storage import Storage
+from sparselora.search.study.study import LABEL, Plan, SharedStudy
 from tests.report.test_page import CHROMIUM
 from tests.search.test_workers import free_port
 

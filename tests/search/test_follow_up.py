@@ -2,9 +2,9 @@ import optuna
 import pytest
 
 from sparselora.search.follow_up import follow_up, verdict
-from sparselora.search.outcome import Outcome
-from sparselora.search.storage import Storage
-from sparselora.search.study import NAMED, Plan, SharedStudy
+from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.storage import Storage
+from sparselora.search.study.study import NAMED, Plan, SharedStudy
 
 FAST, SLOW = (1.3, 1.2, 1.4), (0.98, 0.9, 1.1)
 

@@ -8,9 +8,9 @@ from optuna.trial import TrialState
 from sparselora.errors import UserError
 from sparselora.machine.process import identity
 from sparselora.records.record import COMPLETED, RECORD_NAME, write_record
-from sparselora.search.outcome import Outcome
-from sparselora.search.storage import Storage
-from sparselora.search.study import (
+from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.storage import Storage
+from sparselora.search.study.study import (
     ENDED,
     FOLDER,
     NAMED,

@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sparselora.errors import UserError
 from sparselora.machine.process import identity, is_dead
-from sparselora.search.front import pareto_front
-from sparselora.search.outcome import OBJECTIVES, Outcome, read_outcome
-from sparselora.search.references import agree
-from sparselora.search.storage import Storage
+from sparselora.search.study.front import pareto_front
+from sparselora.search.study.outcome import OBJECTIVES, Outcome, read_outcome
+from sparselora.search.study.references import agree
+from sparselora.search.study.storage import Storage
 
 NAMED, LABEL, PROCESS, FOLDER = "named", "label", "process", "folder"
 REASON, ENDED, DUPLICATE_OF, KNOWN_BY = "reason", "ended", "duplicate_of", "known_by"

@@ -8,8 +8,8 @@ from optuna.distributions import check_distribution_compatibility
 from sparselora.config.defaults import filled
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
-from sparselora.search.space import Space
-from sparselora.search.study import BASE, DEVICE, FLOOR, SharedStudy
+from sparselora.search.space.space import Space
+from sparselora.search.study.study import BASE, DEVICE, FLOOR, SharedStudy
 
 
 def check_study(

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sparselora.errors import UserError
-from sparselora.search.lock import storage_lock
+from sparselora.search.study.lock import storage_lock
 
 BUSY_SECONDS = 60.0
 """How long a write to an SQLite file waits for another's."""

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from optuna.samplers import BaseSampler
 
 from sparselora.errors import UserError
-from sparselora.search.space import Check, Space
+from sparselora.search.space.space import Check, Space
 
 WHITELIST = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 
