@@ -29,7 +29,7 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 
-from sparselora.report.statistics import Answers, Bootstrap, Estimate, load_answers
+from sparselora.report.analysis.statistics import Answers, Bootstrap, Estimate, load_answers
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 
 from sparselora.command import steady_process
-from sparselora.report.statistics import pooled_ratio
+from sparselora.report.analysis.statistics import pooled_ratio
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SETTINGS = ("dense", "original", "fallback", "optimized")

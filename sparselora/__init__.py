@@ -19,8 +19,8 @@ _PUBLIC = {
     "calibrate": "sparselora.sparse.channels.calibration",
     "build_ffn_estimators": "sparselora.sparse.channels.ffn_estimators",
     "get_layer_sparsity_ratio": "sparselora.sparse.schedule",
-    "load_records": "sparselora.report.load",
-    "load_study": "sparselora.report.study",
+    "load_records": "sparselora.report.loading.load",
+    "load_study": "sparselora.report.loading.study",
     "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",
 }

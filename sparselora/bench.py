@@ -53,7 +53,7 @@ def task(config: DictConfig) -> float:
     from sparselora.model.tasks import TASKS
     from sparselora.records.files import write_atomically
     from sparselora.records.record import BENCH_NAME
-    from sparselora.report.bench import print_bench
+    from sparselora.report.rendering.bench_table import print_bench
     from sparselora.runs import summary
     from sparselora.training.calibration_cache import fit
     from sparselora.training.loop import autocast

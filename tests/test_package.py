@@ -38,9 +38,7 @@ def test_import_loads_nothing_heavy() -> None:
         "datasets",
     }
     assert not heavy & loaded_by("import sparselora")
-    report = (
-        "import sparselora.report.__main__, sparselora.report.write, sparselora.report.callback"
-    )
+    report = "import sparselora.report.__main__, sparselora.report.rendering.write, sparselora.report.callback"
     assert not {"torch", "transformers"} & loaded_by(f"{report}, optuna.importance")
     assert not {"torch", "transformers"} & loaded_by(
         "import sparselora.preflight, sparselora.__main__"

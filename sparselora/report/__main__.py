@@ -13,13 +13,13 @@ from tqdm import tqdm
 from sparselora import __version__
 from sparselora.command_line import refuse_in_a_line
 from sparselora.errors import UserError
-from sparselora.report.load import load_records
-from sparselora.report.pictures import Painter
-from sparselora.report.settings import Comparison, compare
-from sparselora.report.study import importances, is_url, load_study
-from sparselora.report.terminal import print_comparison, print_problems, print_titles
-from sparselora.report.usable import problems
-from sparselora.report.verdict import describe, recommend
+from sparselora.report.analysis.comparison import Comparison, compare
+from sparselora.report.analysis.verdict import describe, recommend
+from sparselora.report.loading.load import load_records
+from sparselora.report.loading.study import importances, is_url, load_study
+from sparselora.report.loading.usable import problems
+from sparselora.report.rendering.pictures import Painter
+from sparselora.report.rendering.terminal import print_comparison, print_problems, print_titles
 
 _EPILOG = """examples:
   python -m sparselora.report outputs
@@ -108,7 +108,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             _print_study(study, console)
         if painter is None:
             return 0
-        from sparselora.report.write import write_report
+        from sparselora.report.rendering.write import write_report
 
         shares = importances(urls[0], options.study) if urls else None
         out: Path = options.out or Path("outputs/reports")
@@ -163,7 +163,7 @@ def _print_study(study: pd.DataFrame, console: Console) -> None:
 
 
 def _compare(sources: Sequence[str], console: Console) -> int:
-    from sparselora.report.side_by_side import of_comparisons, print_side_by_side
+    from sparselora.report.rendering.side_by_side import of_comparisons, print_side_by_side
 
     both = [load_records(source) for source in sources]
     compared = [compare(records) for records in both]

@@ -7,9 +7,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sparselora.report.bench import load_benches, print_bench
-from sparselora.report.load import load_records
-from sparselora.report.table import print_sweep, sweep_table
+from sparselora.report.loading.load import load_records
+from sparselora.report.rendering.bench_table import load_benches, print_bench
+from sparselora.report.rendering.sweep_table import print_sweep, sweep_table
 
 
 class SweepTable(Callback):

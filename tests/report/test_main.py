@@ -6,7 +6,7 @@ import pytest
 
 from sparselora import load_records
 from sparselora.report.__main__ import main
-from sparselora.report.usable import problems
+from sparselora.report.loading.usable import problems
 from tests.report.synthetic import named_settings, run
 
 

@@ -22,7 +22,7 @@ from sparselora.paths import PACKAGE
 from sparselora.search.study.outcome import Outcome
 from sparselora.search.study.storage import Storage
 from sparselora.search.study.study import LABEL, Plan, SharedStudy
-from tests.report.test_page import CHROMIUM
+from tests.report.rendering.test_page import CHROMIUM
 from tests.search.test_workers import free_port
 
 pytestmark = pytest.mark.skipif(

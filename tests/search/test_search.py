@@ -328,7 +328,7 @@ def test_the_plugin_as_it_is_goes_on_working(
 def test_records_and_trials_join(invoke: Callable[..., Outcome], searching: list[str]) -> None:
     outcome = invoke(*searching, "hydra.sweeper.named=[dense,original]", "hydra.sweeper.n_trials=2")
     from sparselora import load_records
-    from sparselora.report.study import load_study
+    from sparselora.report.loading.study import load_study
 
     url = f"sqlite:///{outcome.folder / 'outputs' / 'study.db'}"
     joined = load_study(url, records=load_records(outcome.folder))

@@ -7,14 +7,14 @@ from typing import Any
 import pandas as pd
 
 from sparselora.records.files import write_atomically
-from sparselora.report import plots
-from sparselora.report.escape import one_line, plain_markdown
-from sparselora.report.evaluation import NAMED, evaluation
-from sparselora.report.page import page
-from sparselora.report.pictures import Painter
-from sparselora.report.settings import Comparison
-from sparselora.report.terminal import COLUMNS, LEGEND, readable
-from sparselora.report.verdict import headline
+from sparselora.report.analysis.comparison import Comparison
+from sparselora.report.analysis.verdict import headline
+from sparselora.report.charts import registry as plots
+from sparselora.report.rendering.escape import one_line, plain_markdown
+from sparselora.report.rendering.evaluation import NAMED, evaluation
+from sparselora.report.rendering.page import page
+from sparselora.report.rendering.pictures import Painter
+from sparselora.report.rendering.terminal import COLUMNS, LEGEND, readable
 
 _TEXTS = (
     *("settings.csv", "settings.md", "settings.tex", "runs.csv", "problems.csv"),

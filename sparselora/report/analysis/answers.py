@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparselora.report.statistics import Answers, Bootstrap, load_answers
+from sparselora.report.analysis.statistics import Answers, Bootstrap, load_answers
 
 SAME_ACCURACY = 1e-4
 """Beyond this a record and its predictions are not of one evaluation."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparselora.report.statistics import Answers, Bootstrap, load_answers, pooled_ratio
+from sparselora.report.analysis.statistics import Answers, Bootstrap, load_answers, pooled_ratio
 from tests.report.synthetic import FILMS, LINES, run
 
 

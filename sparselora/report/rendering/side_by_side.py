@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparselora.report.load import flatten
-from sparselora.report.settings import Comparison, compare
-from sparselora.report.statistics import Bootstrap
-from sparselora.report.terminal import with_interval
+from sparselora.report.analysis.comparison import Comparison, compare
+from sparselora.report.analysis.statistics import Bootstrap
+from sparselora.report.loading.load import flatten
+from sparselora.report.rendering.terminal import with_interval
 
 
 def side_by_side(records: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:

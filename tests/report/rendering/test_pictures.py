@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pytest
 
-from sparselora.report.pictures import LANGUAGE, Painter
+from sparselora.report.rendering.pictures import LANGUAGE, Painter
 
 CHART: dict[str, Any] = {
     "data": {"values": [{"x": 1}]},

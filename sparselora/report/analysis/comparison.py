@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselora.report.answers import answers_of, bootstrap_of, limited_runs
-from sparselora.report.load import flatten
-from sparselora.report.statistics import MIN_SEEDS, Answers, Estimate, pooled_ratio
-from sparselora.report.usable import family, is_usable, where
+from sparselora.report.analysis.answers import answers_of, bootstrap_of, limited_runs
+from sparselora.report.analysis.statistics import MIN_SEEDS, Answers, Estimate, pooled_ratio
+from sparselora.report.loading.load import flatten
+from sparselora.report.loading.usable import family, is_usable, where
 
 SETTING_COLUMNS = {
     "setting": "short name; its configuration stands in `config`",

@@ -30,7 +30,7 @@ class Painter:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sparselora.report.pictures"],
+            [sys.executable, "-m", "sparselora.report.rendering.pictures"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from sparselora.records.record import METRICS_NAME
-from sparselora.report.settings import Comparison
+from sparselora.report.analysis.comparison import Comparison
 
 PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from sparselora import load_records
 from sparselora.errors import UserError
-from sparselora.report.load import COLUMNS, LEGEND
-from sparselora.report.settings import compare
-from sparselora.report.table import print_sweep, sweep_table
-from sparselora.report.usable import problems
+from sparselora.report.analysis.comparison import compare
+from sparselora.report.loading.load import COLUMNS, LEGEND
+from sparselora.report.loading.usable import problems
+from sparselora.report.rendering.sweep_table import print_sweep, sweep_table
 from tests.report.synthetic import run
 
 

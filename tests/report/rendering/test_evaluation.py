@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from sparselora import load_records
-from sparselora.report.evaluation import acceptance, evaluation, fallback_rule
-from sparselora.report.settings import compare
+from sparselora.report.analysis.comparison import compare
+from sparselora.report.rendering.evaluation import acceptance, evaluation, fallback_rule
 from tests.report.synthetic import named_settings, run
 
 

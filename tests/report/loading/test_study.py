@@ -6,7 +6,7 @@ import pytest
 from sparselora import load_records
 from sparselora.errors import UserError
 from sparselora.report.__main__ import main
-from sparselora.report.study import importances, load_study
+from sparselora.report.loading.study import importances, load_study
 from tests.report.synthetic import run
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
-from sparselora.report.settings import Comparison
-from sparselora.report.statistics import MIN_SEEDS
+from sparselora.report.analysis.comparison import Comparison
+from sparselora.report.analysis.statistics import MIN_SEEDS
 
 MAX_DROP = 1.0
 """Points of accuracy that the sentence on top allows, where nothing else is asked for."""

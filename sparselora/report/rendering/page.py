@@ -19,10 +19,10 @@ from markupsafe import Markup
 
 from sparselora.data.assets import cache_folder
 from sparselora.records.files import write_atomically
-from sparselora.report import plots
-from sparselora.report.pictures import LANGUAGE
-from sparselora.report.settings import Comparison
-from sparselora.report.verdict import headline
+from sparselora.report.analysis.comparison import Comparison
+from sparselora.report.analysis.verdict import headline
+from sparselora.report.charts import registry as plots
+from sparselora.report.rendering.pictures import LANGUAGE
 
 _COLUMNS: dict[str, tuple[str, str, str]] = {
     "setting": ("setting", "{}", ""),

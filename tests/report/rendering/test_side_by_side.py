@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from sparselora import load_records
-from sparselora.report.side_by_side import side_by_side
+from sparselora.report.rendering.side_by_side import side_by_side
 from tests.report.synthetic import named_settings, run
 
 

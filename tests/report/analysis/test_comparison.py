@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sparselora import load_records
-from sparselora.report.settings import Comparison, compare
+from sparselora.report.analysis.comparison import Comparison, compare
 from tests.report.synthetic import ACCURACIES, named_settings, run
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from sparselora import load_records
-from sparselora.report.pictures import Painter
-from sparselora.report.settings import compare
-from sparselora.report.usable import problems
-from sparselora.report.write import write_report
+from sparselora.report.analysis.comparison import compare
+from sparselora.report.loading.usable import problems
+from sparselora.report.rendering.pictures import Painter
+from sparselora.report.rendering.write import write_report
 from tests.report.synthetic import named_settings, run
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.report.rendering.test_write import report
 from tests.report.synthetic import named_settings, run
-from tests.report.test_write import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(

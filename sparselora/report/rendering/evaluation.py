@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from sparselora.report.escape import plain_markdown
-from sparselora.report.settings import Comparison
-from sparselora.report.statistics import MIN_SEEDS
+from sparselora.report.analysis.comparison import Comparison
+from sparselora.report.analysis.statistics import MIN_SEEDS
+from sparselora.report.rendering.escape import plain_markdown
 
 NAMED = ("dense", "original", "optimized", "fallback")
 FASTER = 0.9

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparselora.report.run_rows import curves_table, input_rows
+from sparselora.report.rendering.run_table import curves_table, input_rows
 
 _COLUMNS = {
     "label": ("run", "{}"),

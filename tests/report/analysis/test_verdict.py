@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sparselora import load_records
-from sparselora.report.settings import Comparison, compare
-from sparselora.report.verdict import headline, more_seeds, recommend
+from sparselora.report.analysis.comparison import Comparison, compare
+from sparselora.report.analysis.verdict import headline, more_seeds, recommend
 from tests.report.synthetic import named_settings, run
 
 

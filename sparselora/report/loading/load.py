@@ -10,7 +10,7 @@ import pandas as pd
 from sparselora.config.defaults import filled
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
-from sparselora.report.parse import read_record
+from sparselora.report.loading.parse import read_record
 
 UNREADABLE = "unreadable"
 """Status of a file that is not a whole record."""

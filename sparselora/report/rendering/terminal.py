@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sparselora.report.settings import Comparison
-from sparselora.report.statistics import MIN_SEEDS
-from sparselora.report.table import text_width
-from sparselora.report.verdict import headline
+from sparselora.report.analysis.comparison import Comparison
+from sparselora.report.analysis.statistics import MIN_SEEDS
+from sparselora.report.analysis.verdict import headline
+from sparselora.report.rendering.sweep_table import text_width
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "setting": ("setting", "{}"),
