@@ -248,7 +248,7 @@ def summary(suite: Suite, path: Path, of_split: str) -> str:
     """A line an arm: means, differences to dense paired by seed, 95 % intervals over films and seeds."""
     from hydra import compose, initialize_config_dir
 
-    from sparselora import hydra_setup
+    from sparselora.cli import hydra_setup
     from sparselora.config.checks import parse_config
     from sparselora.paths import CONF
     from sparselora.runs.checks import load_run_data

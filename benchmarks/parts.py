@@ -23,7 +23,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import set_seed
 
-from sparselora import hydra_setup
+from sparselora.cli import hydra_setup
 from sparselora.config.checks import parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.machine.device import use_threads

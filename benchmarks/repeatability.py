@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from sparselora.command import steady_process
+from sparselora.cli.command import steady_process
 from sparselora.report.analysis.statistics import pooled_ratio
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -138,7 +138,7 @@ def control(_: Path) -> str:
     from hydra import compose, initialize_config_dir
     from transformers import set_seed
 
-    from sparselora import hydra_setup
+    from sparselora.cli import hydra_setup
     from sparselora.config.checks import parse_config
     from sparselora.data.batches import tokenize, training_batches
     from sparselora.data.load import load_data

@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from transformers import set_seed
 
-from sparselora import hydra_setup
+from sparselora.cli import hydra_setup
 from sparselora.config.checks import parse_config
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data

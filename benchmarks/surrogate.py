@@ -20,7 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sparselora import hydra_setup
+from sparselora.cli import hydra_setup
 from sparselora.config.checks import check_model, parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF

@@ -14,14 +14,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sparselora.command import EXECUTION_WHITELIST, execute
+from sparselora.cli.command import EXECUTION_WHITELIST, execute
+from sparselora.cli.job import config_flags, from_where_the_user_stands
+from sparselora.cli.progress import Progress
 from sparselora.config.checks import parse_config
 from sparselora.config.choices import check_choices
 from sparselora.config.naming import describe
 from sparselora.config.schema import RunConfig
-from sparselora.job import config_flags, from_where_the_user_stands
 from sparselora.paths import CONF
-from sparselora.progress import Progress
 from sparselora.runs.checks import check_shape, user_keys
 
 
@@ -122,7 +122,7 @@ _hydra_main = hydra.main(
 
 
 def main() -> int:
-    """The command line; see `sparselora.command.execute`."""
+    """The command line; see `sparselora.cli.command.execute`."""
     return execute(_hydra_main, unused=("bench.",))
 
 

@@ -41,7 +41,7 @@ def test_import_loads_nothing_heavy() -> None:
     report = "import sparselora.report.__main__, sparselora.report.rendering.write, sparselora.report.callback"
     assert not {"torch", "transformers"} & loaded_by(f"{report}, optuna.importance")
     assert not {"torch", "transformers"} & loaded_by(
-        "import sparselora.preflight, sparselora.__main__"
+        "import sparselora.cli.preflight, sparselora.__main__"
     )
     core = loaded_by("import sparselora; sparselora.SparsityConfig()")
     assert not {"hydra", "pandas", "optuna", "torch"} & core  # it reads conf/ without Hydra

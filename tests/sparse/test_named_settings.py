@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sparselora import hydra_setup
+from sparselora.cli import hydra_setup
 from sparselora.config.checks import parse_config
 from sparselora.errors import UserError
 from sparselora.paths import CONF

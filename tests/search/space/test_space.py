@@ -6,7 +6,7 @@ import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sparselora import hydra_setup
+from sparselora.cli import hydra_setup
 from sparselora.config.checks import check_model, parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError

@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from sparselora import hydra_setup, messages
-from sparselora.command_line import parse_arguments
+from sparselora.cli import hydra_setup, messages
+from sparselora.cli.command_line import parse_arguments
+from sparselora.cli.preflight import preflight
 from sparselora.errors import TrainingError, UserError
-from sparselora.preflight import preflight
 
 hydra_setup.install()
 
