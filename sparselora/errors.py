@@ -1,4 +1,8 @@
-"""The one exception a user's mistake raises: `sparselora.run` prints it as a line, without traceback."""
+"""The exceptions of this package, and how an error becomes one line without a traceback."""
+
+import argparse
+import difflib
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -31,3 +35,25 @@ def in_one_line(error: BaseException) -> str:
     if not isinstance(error, OSError | ValueError) or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+
+
+def refuse_in_a_line(parser: argparse.ArgumentParser) -> None:
+    """Make a parser raise a `UserError` in place of its usage and an exit."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+
+    def refuse(message: str) -> NoReturn:
+        prefix = "unrecognized arguments: "
+        if not message.startswith(prefix):
+            raise UserError(message)
+        first = message.removeprefix(prefix).split()[0]
+        key, equals, _ = first.lstrip("-").partition("=")
+        close = difflib.get_close_matches(first.partition("=")[0], flags, n=1)
+        if close:
+            hint = f"; did you mean {close[0]}?"
+        elif equals and key:
+            hint = f"; settings have no dashes: {first.lstrip('-')}"
+        else:
+            hint = "; --help shows what there is"
+        raise UserError(f"{first}: unknown flag{hint}")
+
+    parser.error = refuse  # type: ignore[method-assign]

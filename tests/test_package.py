@@ -38,7 +38,8 @@ def test_import_loads_nothing_heavy() -> None:
         "datasets",
     }
     assert not heavy & loaded_by("import sparselora")
-    report = "import sparselora.report.__main__, sparselora.report.rendering.write, sparselora.report.callback"
+    parts = ("__main__", "rendering.write", "callback")
+    report = "import " + ", ".join(f"sparselora.report.{part}" for part in parts)
     assert not {"torch", "transformers"} & loaded_by(f"{report}, optuna.importance")
     assert not {"torch", "transformers"} & loaded_by(
         "import sparselora.cli.preflight, sparselora.__main__"

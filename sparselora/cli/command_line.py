@@ -1,11 +1,9 @@
 """Reads a command line: what is not one of ours is a line that says how it is written."""
 
 import argparse
-import difflib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
@@ -13,7 +11,7 @@ from hydra.errors import HydraException
 
 from sparselora import __version__
 from sparselora.config.keys import kind_of, suggestions
-from sparselora.errors import UserError
+from sparselora.errors import UserError, refuse_in_a_line
 from sparselora.paths import CONF
 
 COMMANDS = ("run", "bench", "report")
@@ -58,28 +56,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             "--experimental-rerun: one run is run again; leave out -m and --config-name"
         )
     return parsed
-
-
-def refuse_in_a_line(parser: argparse.ArgumentParser) -> None:
-    """Make a parser raise a `UserError` in place of its usage and an exit."""
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-
-    def refuse(message: str) -> NoReturn:
-        prefix = "unrecognized arguments: "
-        if not message.startswith(prefix):
-            raise UserError(message)
-        first = message.removeprefix(prefix).split()[0]
-        key, equals, _ = first.lstrip("-").partition("=")
-        close = difflib.get_close_matches(first.partition("=")[0], flags, n=1)
-        if close:
-            hint = f"; did you mean {close[0]}?"
-        elif equals and key:
-            hint = f"; settings have no dashes: {first.lstrip('-')}"
-        else:
-            hint = "; --help shows what there is"
-        raise UserError(f"{first}: unknown flag{hint}")
-
-    parser.error = refuse  # type: ignore[method-assign]
 
 
 def parse_overrides(lines: Sequence[str], parser: OverridesParser) -> list[Override]:

@@ -1,0 +1,1 @@
+"""Examples: where they come from, which split each is in, and batches of them."""

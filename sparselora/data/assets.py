@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import platformdirs
 from filelock import FileLock
 
 from sparselora.errors import UserError
+from sparselora.paths import CACHE_VARIABLE, cache_folder
 
 PREFIX = "asset:"
 """Marks a model or data path as the name of an asset."""
-
-CACHE_VARIABLE = "SPARSELORA_CACHE"
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,6 @@ def resolve(path: str) -> str:
     if name not in ASSETS:
         raise UserError(f"{path}: unknown asset; {', '.join(sorted(ASSETS))} are allowed")
     return str(get(name))
-
-
-def cache_folder() -> Path:
-    """Where assets are kept: $SPARSELORA_CACHE, or the user's cache folder."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("sparselora"))
 
 
 def get(name: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sparselora.machine.process import identity
+from sparselora.paths import PACKAGE
 
 PACKAGES = (
     "torch",
@@ -57,7 +58,7 @@ def package_versions() -> dict[str, str | None]:
 @cache
 def git_state() -> dict[str, Any]:
     """Commit and dirty flag of the checkout this package runs from; null where it is installed."""
-    root = Path(__file__).resolve().parent.parent
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
     try:

@@ -1,0 +1,1 @@
+"""What a step costs: interleaved timing, and a count of its FLOPs."""

@@ -1,0 +1,1 @@
+"""A backbone with its LoRA adapter, its tokenizer and its task."""

@@ -12,8 +12,8 @@ import torch
 import transformers
 from filelock import FileLock
 
-from sparselora.data.assets import cache_folder
 from sparselora.model.weight_checks import check_loaded
+from sparselora.paths import cache_folder
 
 
 def unpacked(folder: str, gguf_file: str) -> str | None:

@@ -1,0 +1,1 @@
+"""What runs write, each file whole or not there. Nothing here imports torch."""

@@ -11,8 +11,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from sparselora import __version__
-from sparselora.cli.command_line import refuse_in_a_line
-from sparselora.errors import UserError
+from sparselora.errors import UserError, refuse_in_a_line
 from sparselora.report.analysis.comparison import Comparison, compare
 from sparselora.report.analysis.verdict import describe, recommend
 from sparselora.report.loading.load import load_records

@@ -1,0 +1,1 @@
+"""One fine-tune, from checked settings to its record."""

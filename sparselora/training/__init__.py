@@ -1,0 +1,1 @@
+"""Optimizer steps, evaluation, and what of a training is kept on disk."""

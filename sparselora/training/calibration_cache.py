@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparselora import __version__
-from sparselora.data.assets import cache_folder
+from sparselora.paths import cache_folder
 from sparselora.records.files import write_atomically
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.backbone.ffn import get_backbone

@@ -1,0 +1,1 @@
+"""What the runs of one comparison show, with intervals."""

@@ -17,7 +17,7 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from sparselora.data.assets import cache_folder
+from sparselora.paths import cache_folder
 from sparselora.records.files import write_atomically
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.verdict import headline
@@ -79,7 +79,7 @@ def page(
         for row in comparison.table.to_dict("records")
     }
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sparselora.report", "."),
+        loader=jinja2.PackageLoader("sparselora.report.rendering", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )

@@ -1,0 +1,1 @@
+"""One Optuna study that processes share."""

@@ -1,0 +1,1 @@
+"""Which channels are kept, and what stands in for the others."""

@@ -1,0 +1,1 @@
+"""Autograd functions: each computes what its formula says, forward and backward."""
