@@ -54,7 +54,6 @@ def task(config: DictConfig) -> float:
     from sparselora.records.files import write_atomically
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.rendering.bench_table import print_bench
-    from sparselora.runs import summary
     from sparselora.training.calibration_cache import fit
     from sparselora.training.loop import autocast
 
@@ -90,7 +89,7 @@ def task(config: DictConfig) -> float:
             calibration=fitted.calibration,
             loss=TASKS[run.task.name].loss,
         )
-    flops = summary.add_bound(timing, model, run, kept_of(model, fitted.sparsities), batches)
+    flops = bound.add_bound(timing, model, run, kept_of(model, fitted.sparsities), batches)
     with lock.alone():
         probe = roofline(
             device, torch.bfloat16 if run.train.precision.name == "bf16" else torch.float32

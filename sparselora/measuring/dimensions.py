@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from sparselora.measuring.flops import (
+from sparselora.measuring.sizes import (
     AttentionKept,
     ModelDimensions,
     RelativeAttention,

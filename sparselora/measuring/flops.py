@@ -17,50 +17,7 @@ three that carry an adapter.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
-
-@dataclass(frozen=True)
-class RelativeAttention:
-    """DeBERTa's attention by distance, beside that by content (He et al., 2021, section 3.1)."""
-
-    positions: int
-    """S: embeddings of distances, which are put through maps in each layer."""
-    shared_maps: bool
-    """Whether those are the query and key maps; else the layer has two more, without adapters."""
-    content_to_position: bool
-    """Whether queries meet distances; and keys, the next."""
-    position_to_content: bool
-
-
-@dataclass(frozen=True)
-class ShortLastLayer:
-    """A last layer that is computed for the first token alone, but for its keys and values."""
-
-    query: bool
-    """Whether its query map is too."""
-    attention: bool
-    """Whether what attends is one query to a sequence."""
-
-
-@dataclass(frozen=True)
-class ModelDimensions:
-    """What the count needs to know of a model."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    gated: bool
-    """Whether the FFN has a gate: three maps in place of two."""
-    head_maps: tuple[tuple[int, int, bool], ...]
-    """Maps of the classification head: (in, out, whether it trains)."""
-    head_on_every_token: bool
-    """Whether the head is applied before one token is picked, as decoders do."""
-    fused_attention: bool = False
-    """Whether query, key and value are one map, with one adapter."""
-    relative: RelativeAttention | None = None
-    short_last_layer: ShortLastLayer | None = None
+from sparselora.measuring.sizes import AttentionKept, ModelDimensions, RelativeAttention
 
 
 @dataclass(frozen=True)
@@ -90,20 +47,6 @@ class StepFlops:
     def to_dict(self) -> dict[str, int]:
         """Terms and their total."""
         return {**asdict(self), "total": self.total}
-
-
-@dataclass(frozen=True)
-class AttentionKept:
-    """What is computed of one layer's attention maps for a token that is not dense."""
-
-    query: int
-    """Rows; likewise the next two."""
-    key: int
-    value: int
-    output: int
-    """Columns."""
-    estimate_flops: int = 0
-    """Of the estimates of query, key and value for one token that is scored."""
 
 
 def step_flops(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparselora.machine.timer import Budget, StepTimer, interleave, paired_ratio, quantiles
+from sparselora.machine.timer import StepTimer, quantiles
+from sparselora.measuring.interleave import Budget, interleave, paired_ratio
 
 CPU = torch.device("cpu")
 

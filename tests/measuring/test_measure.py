@@ -7,20 +7,11 @@ import torch
 
 from sparselora import SparsityConfig, sparsify
 from sparselora.config.schema import MeasureConfig, TrainConfig
-from sparselora.machine.device import step_memory
 from sparselora.machine.lock import DeviceLock
-from sparselora.machine.timer import Budget, interleave
-from sparselora.measuring.measure import (
-    AGAIN,
-    FAST_AGAIN,
-    OWN,
-    SPARSE,
-    STOCK,
-    Arms,
-    _least_sure,
-    _speedup,
-    measure,
-)
+from sparselora.machine.memory import step_memory
+from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, SPARSE, STOCK, Arms
+from sparselora.measuring.interleave import Budget, interleave
+from sparselora.measuring.measure import _least_sure, _speedup, measure
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.channels.calibration import calibrate
 from tests.conftest import plain, tiny_batch, tiny_model
