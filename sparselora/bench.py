@@ -46,6 +46,7 @@ def task(config: DictConfig) -> float:
     from sparselora.machine.device import choose_device, use_threads
     from sparselora.machine.lock import DeviceLock
     from sparselora.machine.provenance import provenance
+    from sparselora.measuring import bound
     from sparselora.measuring.dimensions import kept_of
     from sparselora.measuring.measure import measure
     from sparselora.measuring.roofline import roofline
