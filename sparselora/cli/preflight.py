@@ -49,9 +49,7 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     with config_folders(arguments.config_path, arguments.config_dir):
         jobs = _jobs(name, overrides, arguments.multirun)
     for overrides, _ in jobs:
-        for key in user_keys(overrides):
-            if unused and key.startswith(unused):
-                raise UserError(f"{key}: without effect in this command; leave it out")
+        check_unused(overrides, unused)
     checked: list[tuple[DataConfig, bool]] = []
     for _, run in jobs:
         asked = (run.data, run.measure.test)
@@ -84,7 +82,13 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
         folder = str(place).removeprefix("file://")
         if "://" not in folder and not Path(folder).is_dir():
             raise UserError(f"hydra.searchpath={place}: no such folder")
-    _make_output_folder(base, multirun)
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    folder = str(OmegaConf.select(base, key))
+    if not folder:
+        raise UserError(f"{key}=: a folder is needed")
+    # A search goes on in its folder: each trial has one of its own there.
+    goes_on = multirun and base.hydra.sweeper._target_ == SEARCH
+    make_output_folder(key, Path(folder), "**/" if multirun else "", goes_on)
     if not multirun:
         check_sweep(parsed)
         return [(tasks, parse_job(base, tasks))]
@@ -182,21 +186,35 @@ def _hydra(override: str) -> bool:
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
-def _make_output_folder(base: DictConfig, multirun: bool) -> None:
-    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-    name = str(OmegaConf.select(base, key))
-    folder = Path(name)
-    if not name:
-        raise UserError(f"{key}=: a folder is needed")
+def check_unused(overrides: Sequence[str], unused: tuple[str, ...]) -> None:
+    """Raise a `UserError` where overrides set a key that a command does not look at.
+
+    Args:
+        overrides: of one job.
+        unused: beginnings of such keys.
+    """
+    for key in user_keys(overrides):
+        if unused and key.startswith(unused):
+            raise UserError(f"{key}: without effect in this command; leave it out")
+
+
+def make_output_folder(key: str, folder: Path, below: str = "", goes_on: bool = False) -> None:
+    """Make the folder that an output folder lies in.
+
+    Args:
+        key: what the folder was given as, for messages.
+        folder: for new results.
+        below: a pattern of the folders below it that results may lie in, such as `**/`.
+        goes_on: whether the folder may hold results already.
+
+    Raises:
+        UserError: it is a file, holds results already, or cannot be made.
+    """
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{key}={folder}: is a file; a folder is allowed")
-        below = "**/" if multirun else ""
-        # A search goes on in its folder: each trial has one of its own there.
-        goes_on = multirun and base.hydra.sweeper._target_ == SEARCH
-        if not goes_on and any(
-            any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, BENCH_NAME)
-        ):
+        names = (RECORD_NAME, BENCH_NAME)
+        if not goes_on and any(any(folder.glob(f"{below}{name}")) for name in names):
             raise UserError(f"{key}={folder}: holds results already; give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
