@@ -14,7 +14,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from sparselora.sparse.acceleration.gated_ffn import fast_ffn
 from sparselora.sparse.acceleration.last_layer import LastLayer
-from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
 from sparselora.sparse.ops import dropout_attention as attention
 from sparselora.sparse.ops.cross_entropy import causal_lm_loss

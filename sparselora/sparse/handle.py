@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from sparselora.sparse.accelerate import Acceleration
 from sparselora.sparse.backbone.calls import NoteBatch, NoteEnd, NoteLabels
-from sparselora.sparse.backbone.ffn import FFNBlock, get_called, get_head
+from sparselora.sparse.backbone.ffn import FFNBlock
+from sparselora.sparse.backbone.lookup import get_called, get_head
 from sparselora.sparse.backbone.memory_layout import RowsInMemory
 from sparselora.sparse.blocks.attention import SparseAttention
 from sparselora.sparse.blocks.ffn import SparseFFN

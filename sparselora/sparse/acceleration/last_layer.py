@@ -22,8 +22,8 @@ from sparselora.sparse.acceleration.first_token import (
     pad,
 )
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_called, get_head
 from sparselora.sparse.backbone.linear_map import module_at
+from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_called, get_head
 from sparselora.sparse.blocks.stand_in import is_sparse_projection
 from sparselora.sparse.swap import new_owner, owned, put_on, take_off, unmixed
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparselora.sparse.backbone.ffn import get_called
+from sparselora.sparse.backbone.lookup import get_called
 from sparselora.sparse.channels.state import SparsityState
 
 
