@@ -28,7 +28,7 @@ from sparselora.data.batches import evaluation_batches, tokenize, training_batch
 from sparselora.data.load import load_data
 from sparselora.model.load import load_model, load_tokenizer
 from sparselora.paths import CONF
-from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.channels.calibration import Calibration, calibrate
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import sparsify

@@ -30,7 +30,7 @@ from sparselora.search.space.space import Space, key_of, remembered
 from sparselora.search.study.outcome import Outcome
 from sparselora.search.study.storage import Storage
 from sparselora.search.study.study import NAMED, Plan, SharedStudy
-from sparselora.sparse.backbone.ffn import ModelShape
+from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 FLOOR, CEILING = 0.70, 100.0

@@ -14,7 +14,7 @@ from sparselora.paths import CONF
 from sparselora.runs.checks import user_keys
 from sparselora.search.space.samplers import check_sampler
 from sparselora.search.space.space import Space, effective, key_of, remembered
-from sparselora.sparse.backbone.ffn import ModelShape
+from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 PARAMS = {
