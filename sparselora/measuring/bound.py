@@ -97,7 +97,7 @@ def of_flops(
 
 
 def _estimate_flops(model: ModelDimensions, run: RunConfig) -> int:
-    if run.sparsity.kind.full_map:
+    if run.sparsity.kind.full_projection:
         return 2 * model.hidden_size * model.intermediate_size
     if run.svd_rank is None:
         return 0
