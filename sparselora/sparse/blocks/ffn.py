@@ -21,7 +21,7 @@ from sparselora.sparse.channels.compensation import (
     mean_compensation,
 )
 from sparselora.sparse.channels.ffn_estimators import build_estimator, left_alone
-from sparselora.sparse.channels.selector import select_ffn_channels
+from sparselora.sparse.channels.sampling import select_ffn_channels
 from sparselora.sparse.channels.state import Call, SparsityState
 from sparselora.sparse.channels.tokens import split_apply
 from sparselora.sparse.config import SparsityConfig

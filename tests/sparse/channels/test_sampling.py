@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselora.sparse.channels.selector import sample_tokens, select_ffn_channels
+from sparselora.sparse.channels.sampling import sample_tokens, select_ffn_channels
 
 
 @given(size=st.integers(1, 200), seed=st.integers(0, 1000), data=st.data())
