@@ -22,7 +22,7 @@ _PUBLIC = {
     "load_records": "sparselora.report.loading.load",
     "load_study": "sparselora.report.loading.study",
     "register_estimator": "sparselora.sparse.estimators",
-    "select_ffn_channels": "sparselora.sparse.channels.sampling",
+    "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",
 }
 

@@ -7,7 +7,8 @@ from typing import Any, Self
 from sparselora.errors import UserError
 from sparselora.sparse.estimators import ESTIMATORS, EstimatorKind
 from sparselora.sparse.named_settings import settings
-from sparselora.sparse.schedule import RULES, Phases, layer_sparsities
+from sparselora.sparse.phases import Phases
+from sparselora.sparse.schedule import RULES, layer_sparsities
 from sparselora.sparse.validate import (
     check_choice,
     check_phases,

@@ -17,8 +17,8 @@ from sparselora.sparse import estimators
 from sparselora.sparse.backbone.attention import Attention
 from sparselora.sparse.backbone.ffn import FFNBlock
 from sparselora.sparse.channels.attention_estimators import FixedNorms, build_norms
-from sparselora.sparse.channels.calibration import InputMoments, LayerMoments
 from sparselora.sparse.channels.ffn_estimators import build_estimator
+from sparselora.sparse.channels.moments import InputMoments, LayerMoments
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import ESTIMATORS, load_builder, register_estimator
 from sparselora.sparse.patch import sparsify

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock
 from sparselora.sparse.backbone.linear_map import LinearMap
-from sparselora.sparse.channels.calibration import LayerMoments
 from sparselora.sparse.channels.compensation import (
     Compensation,
     Correction,
@@ -21,7 +20,8 @@ from sparselora.sparse.channels.compensation import (
     mean_compensation,
 )
 from sparselora.sparse.channels.ffn_estimators import build_estimator, left_alone
-from sparselora.sparse.channels.sampling import select_ffn_channels
+from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.channels.selector import select_ffn_channels
 from sparselora.sparse.channels.state import Call, SparsityState
 from sparselora.sparse.channels.tokens import split_apply
 from sparselora.sparse.config import SparsityConfig

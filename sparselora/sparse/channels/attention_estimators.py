@@ -8,9 +8,9 @@ registered with `register_estimator`.
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.attention import Attention
-from sparselora.sparse.channels.calibration import InputMoments
 from sparselora.sparse.channels.ffn_estimators import RandomEstimator, norms_over_tokens
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.channels.moments import InputMoments
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 

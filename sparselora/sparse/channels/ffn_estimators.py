@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.backbone.linear_map import LinearMap
-from sparselora.sparse.channels.calibration import LayerMoments
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.channels.moments import LayerMoments
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 

@@ -1,36 +1,16 @@
-"""Scores → the channels that are kept."""
+"""Choose the tokens of a batch that channels are scored by."""
 
 import torch
 from torch import Tensor
-
-from sparselora.sparse.schedule import get_layer_sparsity_ratio
-
-__all__ = ["get_layer_sparsity_ratio", "sample_tokens", "select_ffn_channels"]
 
 Positions = tuple[Tensor | None, Tensor | None]
 """(n,) among the B · T tokens, None for all; and their (n, 1) weights, None where all are alike."""
 
 
-def select_ffn_channels(scores: Tensor, kept: int) -> Tensor:
-    """The `kept` channels with the highest scores, sorted, so that gathers walk forward in memory.
-
-    Args:
-        scores: (f,), any real dtype.
-        kept: how many, from 1 to f. A number of the host: the shape does not depend on the scores,
-            so nothing waits for the device.
-
-    Returns:
-        (kept,) int64, ascending, on the device of `scores`.
-    """
-    if not 1 <= kept <= scores.numel():
-        raise ValueError(f"kept={kept}: from 1 to {scores.numel()} channels can be kept")
-    return scores.topk(kept, sorted=False).indices.sort().values
-
-
 def sample_tokens(
     hidden_states: Tensor, attention_mask: Tensor | None, tokens: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The tokens to score, padding left out, without waiting for the device.
+    """Return the tokens to score, padding left out, without waiting for the device.
 
     With `tokens` given, that many are taken: up to a quarter from the first real tokens of the
     examples, up to a quarter from the last ones, the rest evenly spaced over all others. The first and
@@ -53,7 +33,7 @@ def sample_tokens(
 
 
 def take(hidden_states: Tensor, where: Positions) -> tuple[Tensor, Tensor | None]:
-    """What `sample_tokens` gives, of positions that are known."""
+    """Return what `sample_tokens` gives, of positions that are known."""
     positions, weights = where
     x = hidden_states.reshape(-1, hidden_states.shape[-1])
     return (
@@ -65,7 +45,10 @@ def take(hidden_states: Tensor, where: Positions) -> tuple[Tensor, Tensor | None
 def positions_to_sample(
     hidden_states: Tensor, attention_mask: Tensor | None, tokens: int | None
 ) -> Positions:
-    """Where the tokens of `sample_tokens` are: by the mask and the shape, so the same for all layers."""
+    """Return where the tokens of `sample_tokens` are.
+
+    The mask and the shape decide it, so it is the same for all layers.
+    """
     count, device = hidden_states.shape[:-1].numel(), hidden_states.device
     if tokens is None or tokens >= count:
         if attention_mask is None:

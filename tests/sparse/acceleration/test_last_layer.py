@@ -19,7 +19,7 @@ from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.acceleration.first_token import HELD
 from sparselora.sparse.acceleration.last_layer import reads_first_token
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.sparse.channels.sampling import select_ffn_channels
+from sparselora.sparse.channels.selector import select_ffn_channels
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.measuring.test_flops import IN_PLACE
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients

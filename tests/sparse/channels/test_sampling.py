@@ -2,21 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselora.sparse.channels.sampling import sample_tokens, select_ffn_channels
-
-
-@given(size=st.integers(1, 200), seed=st.integers(0, 1000), data=st.data())
-def test_the_best_scores_sorted(size: int, seed: int, data: st.DataObject) -> None:
-    kept = data.draw(st.integers(1, size))
-    scores = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-    chosen = select_ffn_channels(scores, kept)
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == sorted(set(chosen.tolist()))
-    assert len(chosen) == kept
-    left_out = torch.ones(size, dtype=torch.bool)
-    left_out[chosen] = False
-    if left_out.any():
-        assert scores[chosen].min() >= scores[left_out].max()
+from sparselora.sparse.channels.sampling import positions_to_sample, sample_tokens, take
 
 
 @given(
@@ -75,3 +61,23 @@ def test_without_a_mask_all_tokens_count() -> None:
     assert sample.flatten().tolist() == [2, 4, 6, 8, 0, 9]
     assert weights is not None
     assert abs(float(weights.square().sum()) - 10) < 1e-5
+
+
+def test_rows_of_one_token_are_sampled_evenly() -> None:
+    first_tokens = torch.arange(10.0).view(10, 1, 1)
+    sample, weights = sample_tokens(first_tokens, None, 5)
+    assert sample.flatten().tolist() == [0, 2, 4, 6, 8]
+    assert weights is None
+
+
+@given(seed=st.integers(0, 1000), tokens=st.none() | st.integers(1, 60))
+def test_positions_serve_every_layer_of_the_same_shape(seed: int, tokens: int | None) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.randint(0, 2, (5, 8), generator=generator)
+    first, second = torch.randn(2, 5, 8, 3, generator=generator)
+    where = positions_to_sample(first, mask, tokens)
+    for states in (first, second):
+        for got, expected in zip(
+            take(states, where), sample_tokens(states, mask, tokens), strict=True
+        ):
+            assert got is expected is None or torch.equal(got, expected)
