@@ -44,7 +44,7 @@ def attention_kept_of(
     rows = (keys * shape.groups, keys, keys)
     d = sizes.hidden_size
     estimate = 0
-    if config.kind.full_map:
+    if config.kind.full_projection:
         estimate = sum(2 * d * each for each in rows)
     elif config.kind.has_rank and config.svd_rank is not None:
         ranks = [min(config.svd_rank, d, each) for each in rows]

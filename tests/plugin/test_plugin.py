@@ -32,12 +32,18 @@ def installed(tmp_path: Path) -> dict[str, str]:
     shutil.copytree(PACKAGE, site)
     info = site / "sparselora_example-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sparselora-example\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: sparselora-example\nVersion: 1.0\n"
+    )
     (info / "entry_points.txt").write_text("[sparselora]\nexample = sparselora_example\n")
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    }
 
 
-def python(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def python(
+    folder: Path, environment: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -77,7 +83,10 @@ def test_a_grid_over_what_a_package_brings(installed: dict[str, str], tmp_path: 
     )
     assert done.returncode == 0, done.stderr[-2000:]
     records = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/**/record.json")]
-    assert {record["config"]["estimator"]["name"] for record in records} == {"row_norms", "magnitude"}
+    assert {record["config"]["estimator"]["name"] for record in records} == {
+        "row_norms",
+        "magnitude",
+    }
 
 
 @pytest.mark.parametrize(

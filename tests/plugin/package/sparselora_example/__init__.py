@@ -27,7 +27,7 @@ def read_parity(config: Any) -> Any:
     """Return numbers in words, which are even or odd."""
     import pandas as pd
 
-    digits = "zero one two three four five six seven eight nine".split()
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     rows = [
         {"text": f"{digits[tens]} {digits[ones]}", "kind": "odd" if ones % 2 else "even"}
         for tens in range(10)
