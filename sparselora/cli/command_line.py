@@ -32,9 +32,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     Raises:
         UserError: a flag that there is not, or flags that exclude each other.
     """
-    parser = command_line_parser()
-    parser.conflict_handler = "resolve"  # or argparse takes no flag twice
-    parser.add_argument("--version", action="version", version=f"sparselora {__version__}")
+    parser = command_line_parser(f"sparselora {__version__}")
     refuse_in_a_line(parser)
     parsed = parser.parse_intermixed_args(sys.argv[1:] if arguments is None else list(arguments))
     modes = {

@@ -4,25 +4,17 @@ They may move with any release. `PRIVATE_NAMES` lists them for `tests/search/tes
 with the library, its version and the name where one has gone. What Hydra's pages or its example plugins
 use counts as public: `hydra.core`, `hydra.plugins`, `hydra.types`, `hydra.errors`, `hydra.utils`.
 
-Light to import: what loads Optuna is imported where it is called.
+Each is imported where it is called: so that this module is light, and imports whatever has moved.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _VersionAction
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import (
-    _get_rerun_overrides,
-    create_config_search_path,
-    get_args_parser,
-)
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -52,30 +44,43 @@ PRIVATE_NAMES = {
 
 BASIC_LAUNCHER, JOBLIB_LAUNCHER = "BasicLauncher", "JoblibLauncher"
 """Classes of the launchers whose jobs run on this machine."""
-BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """`_target_` of the sweeper of a plain grid."""
 NSGAII_SAMPLER = "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler"
 """`_target_` of the option `nsgaii` of the group `hydra/sweeper/sampler`."""
 
 
-def command_line_parser() -> ArgumentParser:
-    """Make the parser of Hydra's own flags."""
-    return get_args_parser()
+def command_line_parser(version: str) -> ArgumentParser:
+    """Make the parser of Hydra's own flags, whose `--version` prints a version of ours."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    for action in parser._actions:
+        if isinstance(action, _VersionAction):
+            action.version = version
+    return parser
 
 
 def rerun_overrides(folder: str) -> tuple[str | None, list[str]]:
     """Return the name of the config, and the overrides, that Hydra wrote into a run's folder."""
+    from hydra._internal.utils import _get_rerun_overrides
+
     return _get_rerun_overrides(folder)
 
 
 def config_search_path(main: str) -> ConfigSearchPath:
     """Return where Hydra looks for config files: in its own, those of plugins, and a main folder."""
+    from hydra._internal.utils import create_config_search_path
+
     return create_config_search_path(main)
 
 
 @contextmanager
 def composing_from(search_path: ConfigSearchPath) -> Iterator[None]:
     """Let `hydra.compose` find its files on a search path, and leave Hydra's state as it was."""
+    from hydra._internal.hydra import Hydra
+    from hydra.initialize import get_gh_backup, restore_gh_from_backup
+
     backup = get_gh_backup()
     try:
         Hydra.create_main_hydra2("app", search_path)
@@ -86,6 +91,8 @@ def composing_from(search_path: ConfigSearchPath) -> Iterator[None]:
 
 def grid_batches(overrides: list[Override]) -> list[list[list[str]]]:
     """Return the batches of jobs of Hydra's plain grid, each job as its overrides."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
     return BasicSweeper.split_arguments(overrides, None)
 
 
