@@ -28,7 +28,7 @@ from step import CASES, Case
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparselora.machine.lock import DeviceLock
-from sparselora.measuring.measure import OWN, SPARSE, STOCK, Arms
+from sparselora.measuring.arms import OWN, SPARSE, STOCK, Arms
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.ops import dropout
 from sparselora.sparse.ops import dropout_attention as attention

@@ -28,8 +28,8 @@ from sparselora.config.checks import parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.machine.device import use_threads
 from sparselora.machine.lock import DeviceLock
-from sparselora.machine.timer import Budget, interleave, paired_ratio
-from sparselora.measuring.measure import OWN, SPARSE, Arms
+from sparselora.measuring.arms import OWN, SPARSE, Arms
+from sparselora.measuring.interleave import Budget, interleave, paired_ratio
 from sparselora.model.load import load_model, load_tokenizer
 from sparselora.paths import CONF
 from sparselora.sparse.channels.calibration import calibrate

@@ -143,8 +143,8 @@ def control(_: Path) -> str:
     from sparselora.data.batches import tokenize, training_batches
     from sparselora.data.load import load_data
     from sparselora.machine.device import use_threads
-    from sparselora.machine.timer import Budget, interleave, paired_ratio
-    from sparselora.measuring.measure import AGAIN, STOCK, Arms
+    from sparselora.measuring.arms import AGAIN, STOCK, Arms
+    from sparselora.measuring.interleave import Budget, interleave, paired_ratio
     from sparselora.model.load import load_model, load_tokenizer
     from sparselora.paths import CONF
 

@@ -46,6 +46,7 @@ def task(config: DictConfig) -> float:
     from sparselora.machine.device import choose_device, use_threads
     from sparselora.machine.lock import DeviceLock
     from sparselora.machine.provenance import provenance
+    from sparselora.measuring import bound
     from sparselora.measuring.dimensions import kept_of
     from sparselora.measuring.measure import measure
     from sparselora.measuring.roofline import roofline
@@ -54,7 +55,6 @@ def task(config: DictConfig) -> float:
     from sparselora.records.files import write_atomically
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.rendering.bench_table import print_bench
-    from sparselora.runs import summary
     from sparselora.training.calibration_cache import fit
     from sparselora.training.loop import autocast
 
@@ -90,7 +90,7 @@ def task(config: DictConfig) -> float:
             calibration=fitted.calibration,
             loss=TASKS[run.task.name].loss,
         )
-    flops = summary.add_bound(timing, model, run, kept_of(model, fitted.sparsities), batches)
+    flops = bound.add_bound(timing, model, run, kept_of(model, fitted.sparsities), batches)
     with lock.alone():
         probe = roofline(
             device, torch.bfloat16 if run.train.precision.name == "bf16" else torch.float32

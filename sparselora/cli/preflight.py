@@ -75,7 +75,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
     fixed = [str(item.input_line) for item in parsed if not item.is_sweep_override()]
     tasks = _tasks(overrides)
     try:
-        base = _compose(name, fixed if multirun else overrides)
+        base = compose_config(name, fixed if multirun else overrides)
     except HydraException as error:
         _check_sampler_is_there(name, fixed, tasks, error)
         raise
@@ -118,7 +118,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
             "such as ${hydra.job.num}, is needed"
         )
     return [
-        (job, parse_job(_compose(name, [*hydra_lines, *job]), job))
+        (job, parse_job(compose_config(name, [*hydra_lines, *job]), job))
         for batch in batches
         for job in batch
     ]
@@ -138,7 +138,7 @@ def _search_check(name: str, hydra_lines: list[str]) -> "Check":
 
     @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        run = parse_job(_compose(name, [*hydra_lines, *overrides]), overrides)
+        run = parse_job(compose_config(name, [*hydra_lines, *overrides]), overrides)
         return run, check_shape(run, user_keys(overrides))
 
     return check
@@ -152,7 +152,7 @@ def _check_sampler_is_there(
     if not asked or f"'{_SAMPLER}/" not in str(error):
         return
     rest = [item for item in fixed if item not in asked]
-    sweeper = _compose(name, rest).hydra.sweeper
+    sweeper = compose_config(name, rest).hydra.sweeper
     if sweeper._target_ == SEARCH:
         from sparselora.search.space.samplers import samplers_taken
         from sparselora.search.space.space import Space
@@ -167,7 +167,8 @@ def _tasks(overrides: Sequence[str]) -> list[str]:
     return [item for item in overrides if not _hydra(item)]
 
 
-def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a config, Hydra's part among it; whatever Hydra refuses is an error of its own or ours."""
     try:
         return compose(name, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):

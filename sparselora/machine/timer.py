@@ -1,20 +1,15 @@
-"""Times of optimizer steps, on the clock of the device that runs them."""
+"""A timer of optimizer steps, on the clock of the device that runs them."""
 
-import gc
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.stats import bootstrap
 
 
 class StepTimer:
-    """Milliseconds between `start` and `stop`, read later so that nothing waits for the device.
+    """Time what runs between `start` and `stop`; read later, so that nothing waits for the device.
 
     On CUDA the two are events in the stream of the work; on the CPU the monotonic clock.
     """
@@ -25,18 +20,20 @@ class StepTimer:
         self._stop: Any = None
 
     def start(self) -> None:
+        """Begin to time."""
         self._start = self._now()
 
     def stop(self) -> None:
+        """End the time."""
         self._stop = self._now()
 
     def wait(self) -> None:
-        """Until the device has reached `stop`."""
+        """Wait until the device has reached `stop`."""
         if self._device.type == "cuda":
             self._stop.synchronize()
 
     def milliseconds(self) -> float:
-        """Between the two; waits first."""
+        """Return the milliseconds between `start` and `stop`; wait for the device first."""
         self.wait()
         if self._device.type == "cuda":
             return float(self._start.elapsed_time(self._stop))
@@ -52,7 +49,10 @@ class StepTimer:
 
 
 def quantiles(milliseconds: Sequence[float]) -> dict[str, float | int | None]:
-    """How many, and the 10th, 50th and 90th percentile and the mean, in ms; null where none."""
+    """Return how many steps there are, and their 10th, 50th and 90th percentile and mean, in ms.
+
+    Percentiles and mean are None where there is no step.
+    """
     if not milliseconds:
         return {"steps": 0, "p10": None, "p50": None, "p90": None, "mean": None}
     low, middle, high = np.quantile(milliseconds, [0.1, 0.5, 0.9]).tolist()
@@ -63,104 +63,3 @@ def quantiles(milliseconds: Sequence[float]) -> dict[str, float | int | None]:
         "p90": high,
         "mean": float(np.mean(milliseconds)),
     }
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A median with its 95 % bootstrap interval."""
-
-    median: float
-    low: float
-    high: float
-
-    @property
-    def width(self) -> float:
-        """high − low, relative to the median."""
-        return (self.high - self.low) / self.median
-
-
-def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) -> Interval:
-    """Median over rounds of numerator / denominator, with a bootstrap interval over whole rounds.
-
-    A round's two times stand next to each other in time, on one batch, so that drift of the machine
-    cancels in their ratio; resampling rounds keeps each pair together.
-
-    Args:
-        numerator: ms of one arm, a value a round; at least two rounds.
-        denominator: ms of the other, in the same rounds.
-        seed: of the resampling.
-    """
-    ratios = np.asarray(numerator, dtype=float) / np.asarray(denominator, dtype=float)
-    result = bootstrap(
-        (ratios,),
-        np.median,
-        n_resamples=2000,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(np.median(ratios)), float(result.low), float(result.high))
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long interleaved timing goes on."""
-
-    min_rounds: int
-    """The first look at the interval comes after these; each next one after half as many again."""
-    max_rounds: int
-    seconds: float
-    """No round begins after this much time, once there are `min_rounds`."""
-    width: float
-    """Relative width of the interval at which it stops."""
-    warmup_rounds: int = 2
-    """Dropped: caches, allocators and clocks settle."""
-
-
-def interleave(
-    arms: Mapping[str, Callable[[int], StepTimer]],
-    budget: Budget,
-    watched: Callable[[Mapping[str, list[float]]], float],
-    seed: int = 0,
-    on_round: Callable[[int], None] = lambda _: None,
-) -> dict[str, list[float]]:
-    """Time all arms in each round, in an order drawn anew; → ms by arm, a value a round.
-
-    Args:
-        arms: name → a function that does one step of round n and gives its timer.
-        budget: when to stop.
-        watched: relative width of the interval that matters, from the times so far.
-        seed: of the order.
-        on_round: told of each round that counts, from 1.
-    """
-    order = random.Random(seed)
-    names = list(arms)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    began = 0.0
-    # Each look is a chance to stop on luck, and costs coverage: so they are few.
-    next_look = budget.min_rounds
-    collecting = gc.isenabled()
-    gc.disable()  # a collection in the middle of one arm's step would be charged to it
-    try:
-        for number in range(-budget.warmup_rounds, budget.max_rounds):
-            if number == 0:
-                began = time.perf_counter()
-            order.shuffle(names)
-            for name in names:
-                milliseconds = arms[name](number + budget.warmup_rounds).milliseconds()
-                if number >= 0:
-                    times[name].append(milliseconds)
-            gc.collect(0)
-            done = number + 1
-            if number >= 0:
-                on_round(done)
-            if done >= budget.min_rounds:
-                if time.perf_counter() - began > budget.seconds:
-                    break
-                if done >= next_look:
-                    if watched(times) <= budget.width:
-                        break
-                    next_look = done + (done + 1) // 2
-    finally:
-        if collecting:
-            gc.enable()
-    return times

@@ -4,7 +4,6 @@ The arms step over the same batches, optimizer included, on throw-away copies: n
 weights, the random state or the patch of the model that is given.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,103 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.config.schema import MeasureConfig, TrainConfig
-from sparselora.machine.device import step_memory
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import load_average
-from sparselora.machine.timer import Budget, Interval, StepTimer, interleave, paired_ratio
-from sparselora.sparse.accelerate import accelerate
-from sparselora.sparse.backbone.attention import find_attention
-from sparselora.sparse.backbone.ffn import find_blocks
+from sparselora.machine.timer import StepTimer
+from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, STOCK, Arms, fast_arm
+from sparselora.measuring.interleave import Budget, Interval, interleave, paired_ratio
 from sparselora.sparse.channels.calibration import Calibration
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.patch import SparsityHandle, sparsify
-from sparselora.sparse.tensors import tensors_in
-from sparselora.training.loop import Loss, Stepper, to_device
-
-STOCK, AGAIN, OWN, SPARSE = "stock", "stock_again", "own_dense", "sparse"
-FAST_AGAIN = "fast_again"
-"""A second step of what the speed-up is of: the sparse path, or our dense one in plain LoRA."""
-SCHEDULE_STEPS = 1_000_000
-"""Length of the arms' learning-rate schedule: no arm comes to its end."""
-
-
-def fast_arm(sparsity: SparsityConfig | None) -> str:
-    """What the speed-up is of."""
-    return OWN if sparsity is None else SPARSE
-
-
-class Arms:
-    """The models that are timed against each other.
-
-    Frozen weights are shared with `model`, but for those that a patch lays out anew, so two copies
-    cost little; what trains is copied.
-
-    Args:
-        model: not patched.
-        sparsity: of the sparse arm; None where the run is plain LoRA, which has no such arm.
-        loss: of our arms; stock's is the model's own.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        sparsity: SparsityConfig | None,
-        train: TrainConfig,
-        device: torch.device,
-        calibration: Calibration | None = None,
-        loss: Loss | None = None,
-    ) -> None:
-        self.device = device
-        relaid = _relaid(model, sparsity)
-        stock, own = _copy(model, relaid), _copy(model, relaid)
-        self.models = {STOCK: stock, OWN: own}
-        self.handle: SparsityHandle | None = None
-        if sparsity is None:
-            accelerate(own)
-        else:
-            self.handle = sparsify(own, sparsity, calibration)
-            self.handle.disable()
-        steppers = {
-            name: Stepper(arm, train, SCHEDULE_STEPS, device, None if name == STOCK else loss)
-            for name, arm in self.models.items()
-        }
-        self.names = list(dict.fromkeys([STOCK, AGAIN, OWN, fast_arm(sparsity), FAST_AGAIN]))
-        self._stepper_of = {
-            name: steppers[STOCK if name in (STOCK, AGAIN) else OWN] for name in self.names
-        }
-
-    def step(self, name: str, micro_batches: Sequence[dict[str, Tensor]]) -> StepTimer:
-        """One optimizer step of one arm."""
-        if self.handle is not None:
-            (self.handle.enable if name in (SPARSE, FAST_AGAIN) else self.handle.disable)()
-        return self._stepper_of[name].step(micro_batches)[2]
-
-    def memory(
-        self, name: str, micro_batches: Sequence[dict[str, Tensor]]
-    ) -> dict[str, float | None]:
-        """Of one step of one arm, see `step_memory`."""
-        held = [*tensors_in(dict(self._stepper_of[name].optimizer.state))]
-        if self.handle is not None and name != STOCK:
-            held += self.handle.held()
-        model = self.models[STOCK if name == STOCK else OWN]
-        return step_memory(model, partial(self.step, name, micro_batches), self.device, held)
-
-
-def _relaid(model: nn.Module, sparsity: SparsityConfig | None) -> set[int]:
-    """The frozen weights that a patch lays out anew, by id."""
-    scattered = [block.scattered() for block in find_blocks(model)]
-    if sparsity is not None and sparsity.sparsifies_attention:
-        scattered += [attention.scattered() for attention in find_attention(model)]
-    return {id(weight) for weights in scattered for weight in weights}
-
-
-def _copy(model: nn.Module, relaid: set[int]) -> nn.Module:
-    shared = {
-        id(parameter): parameter
-        for parameter in model.parameters()
-        if not parameter.requires_grad and id(parameter) not in relaid
-    }
-    return copy.deepcopy(model, shared)
+from sparselora.training.loop import Loss, to_device
 
 
 def measure(
@@ -126,14 +36,17 @@ def measure(
     calibration: Calibration | None = None,
     loss: Loss | None = None,
 ) -> dict[str, Any]:
-    """Time the arms under the device's lock; → the record's `timing`.
+    """Time the arms under the device's lock; return the record's `timing`.
 
     Args:
         model: trained or not; not patched.
         sparsity: None for plain LoRA, which has no sparse arm.
         batches: real ones, taken in turn.
+        train: settings of the optimizer.
         settings: budget.
-        on_round: told of each round.
+        device: of `model`.
+        lock: of that device.
+        on_round: called with the number of each round.
         seed: of the order of the arms.
         calibration: where `sparsity` needs it.
         loss: of our arms; stock's is always the model's own.

@@ -16,9 +16,10 @@ from sparselora.config.checks import check_sparse_steps, is_dense
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.data.batches import training_batches
 from sparselora.errors import TrainingError
-from sparselora.machine.device import PeakMemory, give_back_freed_memory
 from sparselora.machine.lock import DeviceLock
+from sparselora.machine.memory import PeakMemory, give_back_freed_memory
 from sparselora.machine.provenance import device_name
+from sparselora.measuring import bound
 from sparselora.measuring.dimensions import kept_of
 from sparselora.measuring.measure import measure
 from sparselora.model.load import load_model, load_model_config, load_tokenizer
@@ -290,7 +291,7 @@ class _FineTune:
             calibration=self.fitted.calibration,
             loss=self.task.loss,
         )
-        summary.add_bound(timing, self.model, run, self.kept, batches)
+        bound.add_bound(timing, self.model, run, self.kept, batches)
         return timing
 
     def _say_speed(self, plan: StepPlan) -> None:
@@ -304,7 +305,7 @@ class _FineTune:
         content["dense_reference_key"] = key
         content["dense_reference_ms"] = reference
         content["ms_per_step"] = reference / timing["speedup"]
-        content["run_speedup"] = summary.run_speedup(
+        content["run_speedup"] = bound.run_speedup(
             timing, plan.phases, content["calibration_seconds"]
         )
         content["lock_wait_seconds"] = self.lock.waited_seconds
@@ -350,11 +351,11 @@ class _FineTune:
             peak_memory_mb=self.memory.peak_mb(),
             sparsity=summary.of_sparsity(handle),
             evaluations=self.evaluations,
-            flops=summary.of_flops(
+            flops=bound.of_flops(
                 self.model,
                 self.run,
                 self.kept,
-                summary.shapes_of(self.rows, self.run.train.gradient_accumulation_steps),
+                bound.shapes_of(self.rows, self.run.train.gradient_accumulation_steps),
             ),
             lock_wait_seconds=self.lock.waited_seconds,
         )

@@ -12,12 +12,12 @@ from sparselora import sparsify
 from sparselora.measuring.dimensions import attention_kept_of, kept_of, model_dimensions
 from sparselora.measuring.flops import (
     STUDY_SECOND_TABLE,
-    ModelDimensions,
     sliced_ffn_flops,
     step_flops,
     study_flops,
     svd_estimate_flops,
 )
+from sparselora.measuring.sizes import ModelDimensions
 from sparselora.model.causal_lm import completion_loss
 from sparselora.paths import PACKAGE
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
