@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,14 +21,14 @@ from sparselora.config.schema import DataConfig, RunConfig
 from sparselora.errors import UserError
 from sparselora.records.record import BENCH_NAME, RECORD_NAME
 from sparselora.runs.checks import check_shape, load_run_data, parse_job, user_keys
+from sparselora.search import compat
 from sparselora.search.config import TARGET as SEARCH
 from sparselora.search.config import SearchConfig
 
 if TYPE_CHECKING:
-    from sparselora.search.space.space import Check
+    from sparselora.search.space.effective import Check
 
 _SAMPLER = "hydra/sweeper/sampler"
-_BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
 def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
@@ -98,7 +97,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
         for key in sorted(set(map(str, sweeper)) - {field.name for field in fields(SearchConfig)}):
             raise UserError(f"hydra.sweeper.{key}: unknown key; a search has none of that name")
         return _search_jobs(name, sweeper, base.hydra.launcher._target_, tasks, hydra_lines)
-    if sweeper._target_ != _BASIC_SWEEPER:
+    if sweeper._target_ != compat.BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
         direction = OmegaConf.select(sweeper, "direction")
         if "direction" in sweeper and not (OmegaConf.is_list(direction) and len(direction) == 2):
@@ -112,7 +111,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
         if key not in ("_target_", "max_batch_size", "params"):
             raise UserError(f"hydra.sweeper.{key}: a grid has none; add hydra/sweeper=search")
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
+    batches = compat.grid_batches(parser.parse_overrides([*params, *tasks]))
     if not any(batches):
         given = [str(item.input_line) for item in parsed if item.is_sweep_override()]
         raise UserError(f"{' '.join(given)}: matches nothing, so no run is left")
@@ -139,7 +138,7 @@ def _search_jobs(
 
 
 def _search_check(name: str, hydra_lines: list[str]) -> "Check":
-    from sparselora.search.space.space import remembered
+    from sparselora.search.space.effective import remembered
 
     @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
