@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sparselora.report.analysis.answers import answers_of, bootstrap_of, limited_runs
+from sparselora.report.analysis.predictions import answers_of, bootstrap_of, limited_runs
 from sparselora.report.analysis.statistics import MIN_SEEDS, Answers, Estimate, pooled_ratio
 from sparselora.report.loading.load import flatten
 from sparselora.report.loading.usable import family, is_usable, where
