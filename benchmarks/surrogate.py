@@ -33,10 +33,6 @@ from sparselora.search.study.outcome import Outcome
 from sparselora.search.study.plan import Plan
 from sparselora.search.study.storage import Storage
 from sparselora.search.study.study import SharedStudy
-from sparselora.search.study.study import NAMED
-from sparselora.search.study.plan import Plan
-from sparselora.sparse.backbone.model_shape import ModelShape
-from sparselora.search.study.study import SharedStudy
 from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)

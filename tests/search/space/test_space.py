@@ -15,11 +15,6 @@ from sparselora.runs.checks import user_keys
 from sparselora.search.space.effective import effective, key_of, remembered
 from sparselora.search.space.samplers import check_sampler
 from sparselora.search.space.space import Space
-from sparselora.search.space.effective import effective
-from sparselora.search.space.space import key_of
-from sparselora.search.space.effective import remembered
-from sparselora.sparse.backbone.model_shape import ModelShape
-from sparselora.search.space.space import Space
 from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
