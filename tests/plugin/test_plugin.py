@@ -24,7 +24,7 @@ TINY = (
 )
 CALL = """
 import json, sys, sparselora
-print(json.dumps(sparselora.fine_tune(sys.argv[2:], sys.argv[1]).content))
+print(json.dumps(sparselora.fine_tune(sys.argv[2:], sys.argv[1]).content.to_dict()))
 """
 
 
