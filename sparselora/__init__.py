@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Architecture": "sparselora.sparse.backbone.architecture",
     "FFNEstimator": "sparselora.sparse.channels.ffn_estimators",
     "SVDSparsityEstimator": "sparselora.sparse.channels.lowrank",
     "accelerate": "sparselora.sparse.accelerate",
@@ -21,6 +22,7 @@ _PUBLIC = {
     "get_layer_sparsity_ratio": "sparselora.sparse.schedule",
     "load_records": "sparselora.report.loading.load",
     "load_study": "sparselora.report.loading.study",
+    "register_architecture": "sparselora.sparse.backbone.architectures",
     "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",
 }

@@ -13,7 +13,7 @@ from sparselora.measuring.sizes import (
 )
 from sparselora.sparse.acceleration.attention import NAME
 from sparselora.sparse.acceleration.last_layer import reads_first_token
-from sparselora.sparse.backbone.architectures import Architecture
+from sparselora.sparse.backbone.architecture import Architecture
 from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_model_shape
 from sparselora.sparse.channels.head_channels import HeadShape
 from sparselora.sparse.config import SparsityConfig

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselora.sparse.backbone.architectures import is_class_of_a_row
 from sparselora.sparse.ops.ffn import SparseFFNFunction
 from sparselora.sparse.swap import is_bare, mixed
-
-CLASSES = frozenset(
-    f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
-)
-"""transformers' classes of down_proj(act_fn(gate_proj(x)) · up_proj(x)); each model has its own."""
 
 
 class _FastFFN:
@@ -47,5 +43,5 @@ def _is_frozen(linear: nn.Module) -> bool:
 
 
 def fast_ffn(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """What stands in for an FFN of class `kind`; None where it is none of `CLASSES`."""
-    return mixed(_FastFFN, kind) if kind.__name__ in CLASSES else None
+    """Return the class to put in the place of an FFN's, None where no row names that as one's."""
+    return mixed(_FastFFN, kind) if is_class_of_a_row(kind, "gated_ffn_class") else None

@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselora.sparse.backbone.architectures import is_class_of_a_row
 from sparselora.sparse.ops.rotary import RotaryFunction
 from sparselora.sparse.swap import mixed
 
-CLASSES = frozenset(
-    f"{name}Attention" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
-)
-"""transformers' classes whose forward calls their module's `apply_rotary_pos_emb`, of this formula."""
 APPLIED = "apply_rotary_pos_emb"
 
 
@@ -77,6 +74,5 @@ def _rebound(forward: FunctionType, original: Callable[..., Any]) -> FunctionTyp
 
 
 def fast_rotary(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """What stands in for an attention of class `kind`; None where it is none of `CLASSES`."""
-    of_transformers = kind.__module__.startswith("transformers.models.")
-    return mixed(_FastRotary, kind) if of_transformers and kind.__name__ in CLASSES else None
+    """Return the class to put in the place of an attention's, None where no row names that as one's."""
+    return mixed(_FastRotary, kind) if is_class_of_a_row(kind, "rotary_attention_class") else None

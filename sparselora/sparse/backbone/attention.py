@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
-from sparselora.sparse.backbone.architectures import Architecture
+from sparselora.sparse.backbone.architecture import Architecture
 from sparselora.sparse.backbone.linear_map import (
     LinearMap,
     check_forward,

@@ -7,7 +7,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from sparselora.errors import UserError
-from sparselora.sparse.backbone.architectures import ARCHITECTURES, Architecture
+from sparselora.sparse.backbone.architecture import Architecture
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.model_shape import ModelShape
 
 
@@ -21,8 +22,8 @@ def get_architecture(config: Any) -> Architecture:
     if model_type not in ARCHITECTURES:
         raise UserError(
             f"model: no FFN blocks known for the architecture {model_type!r}; supported are "
-            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row of ARCHITECTURES in "
-            "sparselora.sparse.backbone.architectures"
+            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row that "
+            "sparselora.register_architecture takes"
         )
     return ARCHITECTURES[model_type]
 

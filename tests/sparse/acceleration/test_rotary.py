@@ -14,7 +14,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3Attention
 
 from sparselora import accelerate
 from sparselora.sparse.acceleration import rotary
-from sparselora.sparse.acceleration.rotary import CLASSES, fast_rotary
+from sparselora.sparse.acceleration.rotary import fast_rotary
 from sparselora.sparse.ops.rotary import RotaryFunction
 from tests.conftest import tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients
@@ -56,13 +56,13 @@ def test_models_take_it_and_give_the_same(model_type: str, monkeypatch: pytest.M
 
     model = tiny_model(model_type)
     expected = gradients(copy.deepcopy(model), tiny_batch())
-    originals = [m for m in model.modules() if type(m).__name__ in CLASSES]
+    originals = [m for m in model.modules() if fast_rotary(type(m))]
     monkeypatch.setattr(rotary, "RotaryFunction", Counted)
     faster = accelerate(model)
     assert_all_close(gradients(model, tiny_batch()), expected, rtol=1e-4, atol=1e-5)
     assert len(calls) == 2 * len(originals)
     faster.remove()
-    after = [m for m in model.modules() if type(m).__name__ in CLASSES]
+    after = [m for m in model.modules() if fast_rotary(type(m))]
     assert after
     assert all(one is other for one, other in zip(originals, after, strict=True))
 
@@ -127,7 +127,7 @@ def test_half_precision_is_the_originals(checkpointed: bool) -> None:
     model = tiny_model("llama").bfloat16()
     if checkpointed:
         model.gradient_checkpointing_enable()
-    attentions = [m for m in model.modules() if type(m).__name__ in CLASSES]
+    attentions = [m for m in model.modules() if fast_rotary(type(m))]
     expected = gradients(copy.deepcopy(model), tiny_batch())
     for module in attentions:
         kind = fast_rotary(type(module))
