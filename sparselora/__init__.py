@@ -23,6 +23,7 @@ _PUBLIC = {
     "load_records": "sparselora.report.loading.load",
     "load_study": "sparselora.report.loading.study",
     "register_architecture": "sparselora.sparse.backbone.architectures",
+    "register_estimator": "sparselora.sparse.estimators",
     "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",
 }

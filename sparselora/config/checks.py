@@ -24,7 +24,7 @@ from sparselora.config.schema import (
     TrainConfig,
 )
 from sparselora.errors import UserError, WithoutEffectError
-from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.estimators import ESTIMATORS
 from sparselora.sparse.schedule import kept_channels, layer_sparsities, names_layer
 from sparselora.sparse.validate import check_at_least, check_choice, check_share
 

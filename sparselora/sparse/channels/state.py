@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparselora.errors import UserError
-from sparselora.sparse.channels.selector import Positions, positions_to_sample, sample_tokens, take
+from sparselora.sparse.channels.sampling import Positions, positions_to_sample, sample_tokens, take
 from sparselora.sparse.channels.tokens import TokenSplit
 from sparselora.sparse.compat import current_graph_task, tree_leaves
 
