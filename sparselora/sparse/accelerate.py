@@ -21,6 +21,7 @@ from sparselora.sparse.acceleration.rms_norm import fast_norm
 from sparselora.sparse.acceleration.rotary import fast_rotary
 from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
+from sparselora.sparse.compat import ATTENTION, OWN_LOSS
 from sparselora.sparse.ops.cross_entropy import causal_lm_loss
 from sparselora.sparse.swap import mixin_of, new_owner, owned, put_on, take_off, unmixed
 
@@ -57,10 +58,10 @@ class Acceleration:
                 put_on(module, mixin_of(fast), self._owner)
         attention.register()
         for config in _configs(self._model):
-            if config._attn_implementation_internal == "sdpa":
+            if getattr(config, ATTENTION) == "sdpa":
                 self._configs.append(config)
                 # Of this one alone: transformers' property sets those below it too.
-                config._attn_implementation_internal = attention.NAME
+                setattr(config, ATTENTION, attention.NAME)
         holder: Any
         for holder in losses:  # a property of transformers', set on the instance
             self._losses.append(holder)
@@ -80,12 +81,12 @@ class Acceleration:
             take_off(module, self._owner)
         self._modules = []
         for config in self._configs:  # unless another was asked for since
-            if config._attn_implementation_internal == attention.NAME:
-                config._attn_implementation_internal = "sdpa"
+            if getattr(config, ATTENTION) == attention.NAME:
+                setattr(config, ATTENTION, "sdpa")
         self._configs = []
         for holder in self._losses:
-            if vars(holder).get("_loss_function") is causal_lm_loss:
-                del holder._loss_function
+            if vars(holder).get(OWN_LOSS) is causal_lm_loss:
+                delattr(holder, OWN_LOSS)
         self._losses = []
         give_back(self._packing)
         self._packing = []
@@ -109,9 +110,7 @@ def _has_plain_loss(module: nn.Module) -> bool:
         return False
     plain: Any = module
     causal = getattr(module, "loss_type", None) == "ForCausalLM"
-    return (
-        causal and "_loss_function" not in vars(module) and plain.loss_function is ForCausalLMLoss
-    )
+    return causal and OWN_LOSS not in vars(module) and plain.loss_function is ForCausalLMLoss
 
 
 def accelerate(model: nn.Module) -> Acceleration:

@@ -20,17 +20,6 @@ _NUMBERS = itertools.count()
 _PREPARATIONS: list[Callable[[], None]] = []
 
 
-def is_bare(module: nn.Module) -> bool:
-    """Return whether a call of it is its class's forward alone: no hook, no forward of its own."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return "forward" not in module.__dict__ and not any(hooks)
-
-
 def new_owner() -> int:
     """Return a number of its own for whoever puts mixins on; a deep copy has its original's."""
     return next(_NUMBERS)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from sparselora.sparse.backbone.calls import argument
+from sparselora.sparse.compat import REPLICA
 
 HELD = "_sparselora_first_token"
 """Where the last layer's modules hold a `FirstToken`."""
@@ -43,7 +44,7 @@ class AnnounceHead:
         self.first = first
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        replica = getattr(model, "_is_replica", False)  # of nn.DataParallel: all share this object
+        replica = getattr(model, REPLICA, False)  # of nn.DataParallel: all share this object
         self.first.announced = model.training and not replica and not _asks(model, args, kwargs)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.architectures import is_class_of_a_row
+from sparselora.sparse.compat import is_bare
 from sparselora.sparse.ops.ffn import SparseFFNFunction
-from sparselora.sparse.swap import is_bare, mixed
+from sparselora.sparse.swap import mixed
 
 
 class _FastFFN:

@@ -23,6 +23,7 @@ from sparselora.sparse.acceleration.first_token import (
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.linear_map import module_at
 from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_called, get_head
+from sparselora.sparse.compat import FORWARD_HOOKS, FORWARD_PRE_HOOKS
 from sparselora.sparse.ops.rows import pad
 from sparselora.sparse.swap import new_owner, owned, put_on, take_off, unmixed
 
@@ -167,7 +168,10 @@ def _mixes_tokens(module: nn.Module) -> bool:
 
 def _is_looked_at(module: nn.Module) -> bool:
     """Whether a hook sees what it gives, or a backward pass will compute it again."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    hooks = [
+        *getattr(module, FORWARD_HOOKS).values(),
+        *getattr(module, FORWARD_PRE_HOOKS).values(),
+    ]
     again = "forward" in vars(module) or getattr(module, "gradient_checkpointing", False)
     return again or any(
         not str(getattr(hook, "__module__", "")).startswith(KNOWN_HOOKS) for hook in hooks

@@ -6,8 +6,9 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
+from sparselora.sparse.compat import is_bare
 from sparselora.sparse.ops.lora import LoRALinearFunction, adapter_rate
-from sparselora.sparse.swap import is_bare, mixed
+from sparselora.sparse.swap import mixed
 
 
 class _FastLora:

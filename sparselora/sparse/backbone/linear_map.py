@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.quantized import Version, compute_dtype, dequantized, is_quantized
+from sparselora.sparse.compat import CHILDREN, PARAMETERS, VERSION
 from sparselora.sparse.swap import unmixed
 
 
@@ -31,7 +32,7 @@ def whole_parameter(base: nn.Module) -> nn.Parameter:
     Raises:
         UserError: it has been sharded over devices.
     """
-    weight = base._parameters.get("weight")
+    weight = getattr(base, PARAMETERS).get("weight")
     # FSDP has views in place of parameters, its successor tensors over a mesh of devices.
     if not isinstance(weight, nn.Parameter) or hasattr(weight, "device_mesh"):
         raise UserError(
@@ -118,7 +119,7 @@ class LinearMap:
             return *names, Version(weight)
         if torch.compiler.is_compiling() or weight.is_inference():
             return names
-        return *names, weight._version  # as a checkpoint that is loaded raises it
+        return *names, getattr(weight, VERSION)  # as a checkpoint that is loaded raises it
 
     @property
     def adapter(self) -> Adapter | None:
@@ -158,7 +159,7 @@ def module_at(layer: nn.Module, path: str) -> nn.Module | None:
     """Return the module at a dotted path, None where there is none."""
     module: Any = layer
     for name in path.split("."):
-        module = module._modules.get(name)
+        module = getattr(module, CHILDREN).get(name)
         if module is None:
             return None
     found: nn.Module = module

@@ -7,6 +7,7 @@ from torch import nn
 from sparselora.sparse.backbone.calls import argument, padding_mask
 from sparselora.sparse.backbone.lookup import get_called
 from sparselora.sparse.channels.state import SparsityState
+from sparselora.sparse.compat import FORWARD_PRE_HOOKS
 
 
 class NoteBatch:
@@ -48,5 +49,5 @@ class NoteLabels:
 
 def state_of(model: nn.Module) -> SparsityState | None:
     """Return the state of a sparse model, None of any other; see `get_called` for what it raises."""
-    hooks = get_called(model)._forward_pre_hooks.values()
+    hooks = getattr(get_called(model), FORWARD_PRE_HOOKS).values()
     return next((hook.state for hook in hooks if isinstance(hook, NoteBatch)), None)

@@ -17,10 +17,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sparselora.sparse.compat import (
+    VERSION,
+    flash_attention_for_cpu,
+    flash_attention_for_cpu_backward,
+)
+
 BLOCK = 64
 """Queries in a block. Of 32, 64, 128 and 256 the fastest, or as fast, at 256 to 1,024 tokens."""
-_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _ADDITIVE = WeakTensorKeyDictionary()
 """A mask → its version, and what is added to the scores for it or None where it is not causal: one for
 all layers."""
@@ -41,7 +45,7 @@ class CausalAttentionFunction(torch.autograd.Function):
         output = query.new_empty(batch, length, heads, size)
         sums = []
         for start, stop in _blocks(length):
-            part, logarithms = _FORWARD(
+            part, logarithms = flash_attention_for_cpu(
                 query[:, :, start:stop],
                 key[:, :, :stop],
                 value[:, :, :stop],
@@ -65,7 +69,7 @@ class CausalAttentionFunction(torch.autograd.Function):
             torch.zeros_like(each, dtype=torch.float32) for each in (key, value)
         )
         for (start, stop), logarithms in zip(_blocks(query.shape[2]), sums, strict=True):
-            of_query, of_key, of_value = _BACKWARD(
+            of_query, of_key, of_value = flash_attention_for_cpu_backward(
                 grad_output[:, :, start:stop],
                 query[:, :, start:stop],
                 key[:, :, :stop],
@@ -139,9 +143,10 @@ def _additive(mask: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
     if mask.is_inference() or torch.is_inference_mode_enabled():
         return _made(mask, length, dtype)
     version, made = _ADDITIVE.get(mask, (-1, None))
-    if version != mask._version:  # a buffer may be filled anew
+    now = getattr(mask, VERSION)
+    if version != now:  # a buffer may be filled anew
         made = _made(mask, length, dtype)
-        _ADDITIVE[mask] = mask._version, made
+        _ADDITIVE[mask] = now, made
     return made if made is None or made.dtype == dtype else made.to(dtype)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sparselora.sparse.compat import safe_softmax, softmax_backward
 from sparselora.sparse.ops.dropout import keep_mask
 from sparselora.sparse.ops.dropout import mask as mask_out
 
@@ -45,7 +46,7 @@ class DropoutAttentionFunction(torch.autograd.Function):
                 four.add_(mask)
         # In float32 at least; a row with nothing to attend to gets zeros, as from torch.
         wide = torch.promote_types(scores.dtype, torch.float32)
-        weights = torch._safe_softmax(scores, -1, dtype=wide).to(scores.dtype)
+        weights = safe_softmax(scores, -1, dtype=wide).to(scores.dtype)
         keep = keep_mask(weights.shape, rate, weights.device)
         output = scaled_bmm(mask_out(weights, keep), v, 1.0 / (1.0 - rate))
         ctx.rate, ctx.scaling, ctx.heads = rate, scaling, heads
@@ -65,9 +66,7 @@ class DropoutAttentionFunction(torch.autograd.Function):
             grad_v = scaled_bmm(dropped.transpose(1, 2), grad_output, kept_scale)
         if needs_q or needs_k:
             grad_weights = mask_out(torch.bmm(grad_output, v.transpose(1, 2)), keep)
-            grad_scores = torch.ops.aten._softmax_backward_data(
-                grad_weights, weights, -1, weights.dtype
-            )
+            grad_scores = softmax_backward(grad_weights, weights, -1, weights.dtype)
             scale = ctx.scaling * kept_scale  # of the weights' gradient too: it is linear in that
             grad_q = scaled_bmm(grad_scores, k, scale) if needs_q else None
             grad_k = scaled_bmm(grad_scores.transpose(1, 2), q, scale) if needs_k else None

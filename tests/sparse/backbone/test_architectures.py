@@ -67,7 +67,7 @@ class OwnForSequenceClassification(transformers.LlamaForSequenceClassification):
 def own_model() -> nn.Module:
     lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["q_proj", "v_proj"])
     model: nn.Module = get_peft_model(
-        OwnForSequenceClassification(OwnConfig(**TINY["llama"])), lora
+        OwnForSequenceClassification(OwnConfig(**TINY["llama"], num_labels=3)), lora
     ).train()
     return model
 
