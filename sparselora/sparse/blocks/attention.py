@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.attention import Attention
-from sparselora.sparse.blocks.choice import ChannelChoice, restore_generator, saved_generator
+from sparselora.sparse.blocks.choice import ChannelChoice
 from sparselora.sparse.channels.attention_estimators import SCORED, build_norms
 from sparselora.sparse.channels.head_channels import AttentionChannels, HeadShape
 from sparselora.sparse.channels.moments import InputMoments
+from sparselora.sparse.channels.random_scores import restore_generator, saved_generator
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.channels.tokens import split_apply
 from sparselora.sparse.config import SparsityConfig

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sparselora.sparse.channels.ffn_estimators import left_alone
 from sparselora.sparse.channels.head_channels import AttentionChannels
+from sparselora.sparse.channels.random_scores import left_alone
 from sparselora.sparse.channels.selector import FFNChannels
 from sparselora.sparse.channels.state import Call, SparsityState
 from sparselora.sparse.config import SparsityConfig
@@ -138,17 +138,3 @@ def _summed(norms: Tensor) -> Tensor:
     squares = norms.square()
     dist.all_reduce(squares)
     return squares.sqrt_()
-
-
-def saved_generator(drawn: nn.Module) -> Tensor | None:
-    """Return the state of a module's generator; None where it has drawn nothing, or never draws."""
-    generator: torch.Generator | None = getattr(drawn, "generator", None)
-    return None if generator is None else generator.get_state()
-
-
-def restore_generator(drawn: nn.Module, state: Tensor | None, device: torch.device) -> None:
-    """Have a module draw on from what `saved_generator` gave."""
-    if state is not None:
-        generator = torch.Generator(device=device)
-        generator.set_state(state)
-        setattr(drawn, "generator", generator)  # noqa: B010 (a module's attribute)

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock
-from sparselora.sparse.blocks.choice import ChannelChoice, restore_generator, saved_generator
+from sparselora.sparse.blocks.choice import ChannelChoice
 from sparselora.sparse.blocks.ffn_slice import FFNSlice
 from sparselora.sparse.channels.compensation import Compensation
 from sparselora.sparse.channels.ffn_estimators import build_estimator
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.channels.random_scores import restore_generator, saved_generator
 from sparselora.sparse.channels.selector import FFNChannels, select_ffn_channels
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.channels.tokens import split_apply

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparselora.sparse.blocks.choice import ChannelChoice, restore_generator, saved_generator
-from sparselora.sparse.channels.ffn_estimators import RandomEstimator
+from sparselora.sparse.blocks.choice import ChannelChoice
 from sparselora.sparse.channels.head_channels import AttentionChannels, HeadShape
+from sparselora.sparse.channels.random_scores import (
+    RandomEstimator,
+    restore_generator,
+    saved_generator,
+)
 from sparselora.sparse.channels.selector import FFNChannels, select_ffn_channels
 from sparselora.sparse.channels.state import Call, SparsityState
 from sparselora.sparse.config import SparsityConfig
@@ -194,7 +198,7 @@ def test_norms_are_those_over_the_tokens_of_all_ranks(
 
     class Three(Norms):
         def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> Any:
-            return [super(Three, self).forward(hidden_states, token_weights)] * 3
+            return [super().forward(hidden_states, token_weights)] * 3
 
     def reduce(squares: Tensor) -> None:
         squares.add_(there.square().sum(0))
