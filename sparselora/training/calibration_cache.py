@@ -20,7 +20,7 @@ from sparselora import __version__
 from sparselora.paths import cache_folder
 from sparselora.records.files import write_atomically
 from sparselora.sparse.allocation import LEVELS
-from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.moments import Calibration, from_tensors, to_tensors
 from sparselora.sparse.config import SparsityConfig
