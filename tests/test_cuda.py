@@ -74,7 +74,7 @@ def test_sparse_attention(model_type: str) -> None:
     )
     got = gradients(model, on_device(tiny_batch()))
     for each in handle.sparse_attention.values():
-        each._chosen = type(each.chosen)(*(rows.cpu() for rows in each.chosen))
+        each.choice.chosen = type(each.chosen)(*(rows.cpu() for rows in each.chosen))
     expected = gradients(masked_attention(pristine, handle).cuda(), on_device(tiny_batch()))
     assert_all_close(got, expected)
 

@@ -8,9 +8,10 @@ registered with `register_estimator`.
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.attention import Attention
-from sparselora.sparse.channels.ffn_estimators import RandomEstimator, norms_over_tokens
+from sparselora.sparse.channels.ffn_estimators import norms_over_tokens
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import InputMoments
+from sparselora.sparse.channels.random_scores import RandomEstimator
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 

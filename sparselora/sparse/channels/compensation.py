@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparselora.sparse.channels.lowrank import eigh
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.config import SparsityConfig
 
 RIDGE = 1e-6
 """Added to the covariance of the inputs, relative to its mean diagonal."""
@@ -34,7 +35,7 @@ class Correction(NamedTuple):
     """(r, d)."""
 
     def to(self, device: torch.device) -> "Correction":
-        """The same on another device."""
+        """Return the same on another device."""
         down = None if self.down is None else self.down.to(device)
         up = None if self.up is None else self.up.to(device)
         return Correction(self.shift.to(device), down, up)
@@ -72,8 +73,8 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class Compensation:
-    """Approximates every channel of one block: ν (f,), and for `lowrank` P (d, r) and q (r, f).
+class ChannelFit:
+    """Approximate every channel of one block: ν (f,), and for `lowrank` P (d, r) and q (r, f).
 
     Args:
         intercepts: ν.
@@ -89,8 +90,8 @@ class Compensation:
     up: Tensor | None = None
     all_up: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Compensation":
-        """The same on another device."""
+    def to(self, device: torch.device) -> "ChannelFit":
+        """Return the same on another device."""
         return replace(
             self,
             **{
@@ -101,7 +102,12 @@ class Compensation:
         )
 
     def correction(self, indices: Tensor, rows: Tensor) -> Correction:
-        """For the kept channels (k,), with their rows of lin2ᵀ, (k, d): 2·k·d·(1 + r) FLOPs."""
+        """Return the correction for a choice of channels; it takes 2·k·d·(1 + r) FLOPs.
+
+        Args:
+            indices: of the kept channels, (k,).
+            rows: theirs of lin2ᵀ, (k, d).
+        """
         # Differences of large sums, so in float32 at least, whatever the step computes in.
         with torch.autocast(rows.device.type, enabled=False):
             rows = rows.to(self.intercepts.dtype)
@@ -112,14 +118,69 @@ class Compensation:
         return Correction(shift, self.down, up)
 
 
-def mean_compensation(moments: LayerMoments, lin2: Tensor) -> Compensation:
+@dataclass(eq=False)
+class Compensation:
+    """Stand in for the channels left out of one block, on whatever device they are.
+
+    A choice that stays has a correction of its own, fitted once; any other is corrected by what was
+    fitted for every channel. Of both None, nothing is added.
+    """
+
+    every_channel: ChannelFit | None = None
+    one_choice: Correction | None = None
+    """Of the choice that stays at the full sparsity."""
+    kept: int = 0
+    """How many channels that choice keeps: a smaller share of the sparsity keeps more."""
+
+    @classmethod
+    @torch.no_grad()
+    def fitted(
+        cls,
+        config: SparsityConfig,
+        moments: LayerMoments | None,
+        lin2: Tensor,
+        stays: Tensor | None,
+    ) -> "Compensation":
+        """Fit what a config asks for to the calibration batches.
+
+        Args:
+            config: says which compensation, and of which rank.
+            moments: of the block; needed unless the compensation is `none`.
+            lin2: (d, f).
+            stays: the channels of a choice that stays, (k,); None where the choice changes.
+        """
+        kind, rank = config.compensation, config.compensation_rank
+        if kind == "none":
+            return cls()
+        assert moments is not None
+        if kind == "mean":
+            return cls(mean_compensation(moments, lin2))
+        fit = lowrank_compensation(moments, lin2, rank)
+        if stays is None:
+            return cls(fit)
+        return cls(fit, fixed_correction(moments, lin2, stays, rank), len(stays))
+
+    def correction(self, indices: Tensor, rows: Tensor) -> Correction | None:
+        """Return what to add for a choice of channels; arguments as of `ChannelFit.correction`."""
+        if self.one_choice is not None and len(indices) == self.kept:
+            if self.one_choice.shift.device != indices.device:
+                self.one_choice = self.one_choice.to(indices.device)
+            return self.one_choice
+        if self.every_channel is None:
+            return None
+        if self.every_channel.intercepts.device != indices.device:
+            self.every_channel = self.every_channel.to(indices.device)
+        return self.every_channel.correction(indices, rows)
+
+
+def mean_compensation(moments: LayerMoments, lin2: Tensor) -> ChannelFit:
     """Each channel by its mean over the calibration batches; `lin2` is (d, f)."""
     mean = moments.activation_mean
     dtype = torch.promote_types(lin2.dtype, torch.float32)
-    return Compensation(mean.to(dtype), (lin2.double() @ mean).to(dtype))
+    return ChannelFit(mean.to(dtype), (lin2.double() @ mean).to(dtype))
 
 
-def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Compensation:
+def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> ChannelFit:
     """Each channel by one map of rank r, fitted on all of them, for choices that change."""
     wide = lin2.double()
     norms = wide.norm(dim=0).clamp_min(1e-12)
@@ -128,7 +189,7 @@ def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Comp
     intercepts = moments.activation_mean - (moments.input_mean @ down) @ up
     dtype = torch.promote_types(lin2.dtype, torch.float32)
     parts = (intercepts, wide @ intercepts, down, up, up @ wide.T)
-    return Compensation(*(part.to(dtype) for part in parts))
+    return ChannelFit(*(part.to(dtype) for part in parts))
 
 
 def fixed_correction(moments: LayerMoments, lin2: Tensor, kept: Tensor, rank: int) -> Correction:

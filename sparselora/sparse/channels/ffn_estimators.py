@@ -6,9 +6,6 @@ function here, and a row of `sparselora.sparse.estimators.ESTIMATORS` that names
 registered with `register_estimator`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +13,7 @@ from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.backbone.linear_map import LinearMap
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.channels.random_scores import RandomEstimator
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 
@@ -86,38 +84,6 @@ class ExactMap(nn.Module):
         linear = self._linear[0]
         result: Tensor = linear(hidden_states.to(linear.dtype(hidden_states)))
         return result
-
-
-class RandomEstimator(nn.Module):
-    """Scores drawn anew each time: the lower reference that every estimator has to beat."""
-
-    def __init__(self, intermediate_size: int, seed: int) -> None:
-        super().__init__()
-        self.intermediate_size = intermediate_size
-        self.seed = seed
-        self.generator: torch.Generator | None = None
-
-    def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
-        """→ (f,), uniform in [0, 1), on the device of `hidden_states`."""
-        device = hidden_states.device
-        if self.generator is None or self.generator.device != device:
-            self.generator = torch.Generator(device=device).manual_seed(self.seed)
-        return torch.rand(self.intermediate_size, generator=self.generator, device=device)
-
-
-@contextmanager
-def left_alone(scorer: nn.Module) -> Iterator[None]:
-    """Draw inside without a trace: afterwards the generators of `scorer` stand where they stood."""
-    drawn = [each for each in scorer.modules() if isinstance(each, RandomEstimator)]
-    states = [None if each.generator is None else each.generator.get_state() for each in drawn]
-    try:
-        yield
-    finally:
-        for each, state in zip(drawn, states, strict=True):
-            if state is None:
-                each.generator = None
-            elif each.generator is not None:
-                each.generator.set_state(state)
 
 
 class FixedEstimator(nn.Module):

@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 
-class Channels(NamedTuple):
-    """The rows of query, key and value that are kept, and the columns of output: sorted."""
+class AttentionChannels(NamedTuple):
+    """Hold the rows of query, key and value that are kept, and the columns of output: sorted."""
 
     query: Tensor
     key: Tensor
     value: Tensor
     output: Tensor
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Return how many channels of the keys, and of the values, are kept."""
+        return len(self.key), len(self.value)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class HeadShape:
     per_head: bool
     """Whether every head of keys keeps as many; else the best of all heads are kept."""
 
-    def choose(self, norms: list[Tensor], qk_kept: int, vo_kept: int) -> Channels:
+    def choose(self, norms: list[Tensor], qk_kept: int, vo_kept: int) -> AttentionChannels:
         """Norms → the channels kept.
 
         Args:
@@ -52,7 +57,7 @@ class HeadShape:
             )
         key_rows = self._top(queries * keys, qk_kept, 2 if self.rotary else 1)
         value_rows = self._top(value.view(heads, e), vo_kept, 1)
-        return Channels(
+        return AttentionChannels(
             self._of_queries(key_rows), key_rows, value_rows, self._of_queries(value_rows)
         )
 

@@ -424,9 +424,10 @@ def test_a_merge_is_seen_by_what_was_gathered_before(lora: list[str]) -> None:
         model(**batch)
         attention, ffn = handle.sparse_attention["layer.1"], handle.sparse_blocks["layer.1"]
         query, lin1 = attention.attention.maps["query"].weight, ffn.block.lin1.weight
-        assert torch.equal(attention._slices["query"].weight, query[attention.chosen.query])
-        assert torch.equal(ffn._slice.lin1, lin1[ffn.chosen])
-        gathered.append((attention._slices["query"].weight, ffn._slice.lin1))
+        ours = attention.choice.gathered["query"].weight, ffn.choice.gathered["ffn"].lin1
+        assert torch.equal(ours[0], query[attention.chosen.query])
+        assert torch.equal(ours[1], lin1[ffn.chosen])
+        gathered.append(ours)
     changed = 0 if lora == ["query"] else 1
     assert not torch.allclose(gathered[0][changed], gathered[1][changed])
     assert torch.allclose(gathered[0][changed], gathered[2][changed], atol=1e-6)

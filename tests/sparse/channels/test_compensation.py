@@ -14,6 +14,7 @@ from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.compensation import reduced_rank
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.channels.selector import FFNChannels
 from sparselora.sparse.channels.state import SparsityState
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import gradients, with_lora_on_the_ffn
@@ -81,7 +82,7 @@ def test_it_adds_what_its_model_of_the_left_out_says(model_type: str, estimator:
             without = SparseFFN(
                 block, replace(config, compensation="none"), 15, SparsityState(), moments
             )
-            without._chosen = ffn.chosen
+            without.choice.chosen = ffn.choice.chosen
             torch.testing.assert_close(got, without.forward(x) + best, atol=1e-3, rtol=1e-3)
     if estimator != "svd":  # whose scores of a random model say too little for an order
         assert gaps["lowrank"] < gaps["mean"] < gaps["none"] * 1.05
@@ -111,7 +112,7 @@ def test_gradients_with_compensation(estimator: str) -> None:
     x = x[:7].clone().requires_grad_()
     got = ffn.forward(x)
     indices = ffn.chosen
-    weights = ffn._gather(indices, torch.float64)
+    weights = ffn._gather(ffn.choice.chosen, torch.float64)
     shift, down, up = weights.correction
     hidden = nn.functional.gelu(block.lin1(x)[:, indices])
     expected = hidden @ block.lin2.weight[:, indices].T + block.lin2.bias + shift + x @ down @ up
@@ -134,7 +135,7 @@ def test_a_kept_choice_is_gathered_once_and_chosen_anew_when_due() -> None:
     for _ in range(7):
         model(**tiny_batch())
         choices.append(ffn.chosen.tolist())
-        slices.append(ffn._slice)
+        slices.append(ffn.choice.gathered["ffn"])
     assert choices[0] == choices[1] == choices[2] != choices[3]
     assert choices[3] == choices[4] == choices[5] != choices[6]
     assert slices[0] is slices[2]
@@ -193,7 +194,8 @@ def test_compensation_under_bf16_stays_near_float32(estimator: str) -> None:
         model = tiny_model("bert")
         handle = sparsify(model, config, calibration=tiny_batch())
         for ffn in handle.sparse_blocks.values():  # the same channels in both
-            ffn._chosen, ffn._expires = torch.arange(0, 30, 2), 10**9
+            ffn.choice.chosen = FFNChannels(torch.arange(0, 30, 2))
+            ffn.choice.expires = 10**9
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             results.append(gradients(model, tiny_batch()))
     for name, exact in results[0].items():
