@@ -140,7 +140,9 @@ def test_library_snippet() -> None:
     exec(compile(SNIPPETS[1], "README.md", "exec"), {})
 
 
-def test_call_snippet(tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_snippet(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     given = '["experiment=optimized", "train.max_steps=40"]'
     assert given in SNIPPETS[2]
