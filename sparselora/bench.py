@@ -56,7 +56,7 @@ def task(config: DictConfig) -> float:
     from sparselora.records.record import BENCH_NAME
     from sparselora.report.rendering.bench_table import print_bench
     from sparselora.training.calibration_cache import fit
-    from sparselora.training.loop import autocast
+    from sparselora.training.stepper import autocast
 
     device = choose_device(run.train.device)
     use_threads(run.train.threads)

@@ -47,7 +47,8 @@ from sparselora.training.checkpoint import (
     save_checkpoint,
 )
 from sparselora.training.evaluate import evaluate
-from sparselora.training.loop import Stepper, StepPlan, StepRow, autocast, train_steps
+from sparselora.training.loop import StepPlan, StepRow, train_steps
+from sparselora.training.stepper import Stepper, autocast
 
 OnStep = Callable[[StepRow, StepPlan, dict[str, Any]], None]
 

@@ -20,7 +20,7 @@ from sparselora.records.files import write_atomically
 from sparselora.records.record import RECORD_NAME, read_record
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.training.adapters import adapter_state, load_adapter_state
-from sparselora.training.loop import Stepper
+from sparselora.training.stepper import Stepper
 
 CHECKPOINT_NAME = "checkpoint.pt"
 

@@ -19,7 +19,7 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
 from sparselora.runs import fine_tune as finetune_module
-from sparselora.training import loop as train_module
+from sparselora.training import stepper as train_module
 from tests.conftest import Outcome
 
 Invoke = Callable[..., Outcome]
