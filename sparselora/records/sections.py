@@ -23,10 +23,10 @@ class Provenance(Section):
 
     git: Git | None
     versions: dict[str, str | None] | None
-    device: str
-    device_type: str
+    device: str | None
+    device_type: str | None
     cuda: dict[str, Any] | None
-    threads: int
+    threads: int | None
     omp_wait_policy: str | None
     gomp_spincount: str | None
     platform: str | None

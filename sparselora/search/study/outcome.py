@@ -155,7 +155,7 @@ def _attributes(record: RunContent) -> dict[str, Any]:
     found = {
         "run_id": record.run_id,
         "config_hash": record.config_hash,
-        "device": place and f"{place.device}, {place.threads} threads",
+        "device": f"{place.device}, {place.threads} threads" if place and place.device else None,
         "accuracy": validation and validation.accuracy,
         "f1": validation and validation.f1,
         "loss": validation and validation.loss,
