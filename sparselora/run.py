@@ -59,7 +59,7 @@ def task(config: DictConfig) -> tuple[float, float]:
 def _print(record: "RunRecord") -> None:
     from rich.console import Console
 
-    from sparselora.report.rendering.sweep_table import print_run
+    from sparselora.report.rendering.run_table import print_run
 
     print_run(record.content.to_dict(), str(record.path), Console())
 

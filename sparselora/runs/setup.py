@@ -21,7 +21,7 @@ from sparselora.model.tasks import TASKS, Task
 from sparselora.model.token_checks import check_tokens
 from sparselora.runs.checks import load_run_data
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.calibration_cache import Fitted, fit
 from sparselora.training.loop import StepPlan
 from sparselora.training.stepper import autocast

@@ -15,7 +15,7 @@ from sparselora.records.reference import dense_reference, reference_key
 from sparselora.records.sections import Flops, RunContent, Timing
 from sparselora.records.typed import build
 from sparselora.runs.setup import Prepared
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sparselora.errors import TrainingError
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.timer import StepTimer
 from sparselora.sparse.patch import SparsityHandle
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.stepper import Stepper, head_positions, to_device, tokens_kept_dense
 
 READ_EVERY = 10

@@ -18,7 +18,7 @@ from sparselora.machine.lock import DeviceLock
 from sparselora.model.causal_lm import completion_loss
 from sparselora.model.load import lora_config
 from sparselora.sparse.channels.tokens import IGNORED
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.loop import StepPlan, train_steps
 from sparselora.training.stepper import Stepper
 from tests.conftest import Outcome, plain, tiny_batch, tiny_model
