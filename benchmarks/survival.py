@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sparselora import run
 from sparselora.machine.provenance import git_state
 from sparselora.records import record
-from sparselora.runs import fine_tune as finetune
+from sparselora.runs import setup
 from sparselora.search import launching, search
 from sparselora.search.study import attributes, recovery, study
 
@@ -60,7 +60,7 @@ MOMENTS: dict[str, Moment] = {
     "drawing": Moment(TRIAL, "suggest_categorical", True),
     "drawn, before the launch": Moment(launching.JobLauncher, "run", False),
     "the record is begun": Moment(RECORD, "__init__", True),
-    "before the model is loaded": Moment(finetune, "load_model", False),
+    "before the model is loaded": Moment(setup, "load_model", False),
     "the first step is trained": Moment(RECORD, "add_step", True),
     "while a dead trial is released": Moment(recovery, "release", False),
     "the last step is trained": Moment(RECORD, "add_step", True, STEPS),

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from sparselora.config.schema import RunConfig
-from sparselora.records.files import write_atomically
+from sparselora.records.files import write_json
 
 REFERENCE_NAME = "dense_reference.json"
 
@@ -57,5 +57,4 @@ def _locked(study: Path) -> Iterator[dict[str, float]]:
 
 
 def _write(study: Path, figures: Mapping[str, float]) -> None:
-    text = json.dumps(figures, indent=1)
-    write_atomically(study / REFERENCE_NAME, lambda temporary: temporary.write_text(text))
+    write_json(study / REFERENCE_NAME, figures)

@@ -17,10 +17,10 @@ from sparselora.config.defaults import filled
 from sparselora.config.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
 from sparselora.errors import UserError
 from sparselora.records.files import write_atomically
-from sparselora.records.record import RECORD_NAME, read_record
+from sparselora.records.record import COMPLETED, RECORD_NAME, read_record
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.training.adapters import adapter_state, load_adapter_state
-from sparselora.training.loop import Stepper
+from sparselora.training.stepper import Stepper
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -60,7 +60,8 @@ def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
-        ended = (read_record(folder) or {}).get("status") == "completed"
+        stopped = read_record(folder)
+        ended = stopped is not None and stopped.status == COMPLETED
         why = "that run is complete" if ended else f"holds no {CHECKPOINT_NAME}"
         raise UserError(
             f"train.resume={folder}: {why}; the folder of a run that was stopped, and had "
@@ -69,7 +70,7 @@ def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
     record = read_record(folder)
     if record is None:
         raise UserError(f"train.resume={folder}: its {RECORD_NAME} cannot be read")
-    asked, held = _deciding(run.to_dict()), _deciding(filled(record["config"]))
+    asked, held = _deciding(run.to_dict()), _deciding(filled(record.config))
     for key in sorted({*asked, *held}):
         if asked.get(key) != held.get(key):
             raise UserError(

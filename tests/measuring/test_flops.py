@@ -22,7 +22,7 @@ from sparselora.model.causal_lm import completion_loss
 from sparselora.paths import PACKAGE
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.schedule import kept_channels
-from sparselora.training.loop import head_positions, tokens_kept_dense
+from sparselora.training.stepper import head_positions, tokens_kept_dense
 from tests.conftest import plain
 
 REAL: dict[str, dict[str, Any]] = {

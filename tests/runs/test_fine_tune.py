@@ -18,8 +18,8 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
-from sparselora.runs import fine_tune as finetune_module
-from sparselora.training import loop as train_module
+from sparselora.runs import timing as timing_module
+from sparselora.training import stepper as train_module
 from tests.conftest import Outcome
 
 Invoke = Callable[..., Outcome]
@@ -263,7 +263,7 @@ def test_a_timing_that_fails_leaves_the_run_completed(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(finetune_module, "measure", fail)
+    monkeypatch.setattr(timing_module, "measure", fail)
     kept = [line for line in tiny_overrides if not line.startswith("measure.timing")]
     outcome = invoke(*kept, "svd_rank=3")
     assert outcome.code == (130 if isinstance(error, KeyboardInterrupt) else 0)

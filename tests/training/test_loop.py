@@ -19,7 +19,8 @@ from sparselora.model.causal_lm import completion_loss
 from sparselora.model.load import lora_config
 from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.sparse.phases import Phases
-from sparselora.training.loop import Stepper, StepPlan, train_steps
+from sparselora.training.loop import StepPlan, train_steps
+from sparselora.training.stepper import Stepper
 from tests.conftest import Outcome, plain, tiny_batch, tiny_model
 from tests.sparse.channels.test_tokens import completions, tiny_decoder
 

@@ -7,7 +7,8 @@ from optuna.trial import TrialState
 
 from sparselora.errors import UserError
 from sparselora.machine.process import identity
-from sparselora.records.record import COMPLETED, RECORD_NAME, write_record
+from sparselora.records.files import write_json
+from sparselora.records.record import COMPLETED, RECORD_NAME
 from sparselora.search.study.attributes import ENDED, FOLDER, NAMED, PROCESS
 from sparselora.search.study.outcome import Outcome
 from sparselora.search.study.plan import Plan
@@ -63,7 +64,7 @@ def record(folder: Path, **changes: Any) -> None:
         "dense_reference_ms": 12.0,
         "dense_reference_key": "k",
     }
-    write_record(folder / RECORD_NAME, content | changes)
+    write_json(folder / RECORD_NAME, content | changes)
 
 
 def test_named_trials_come_first_and_once(url: str) -> None:
