@@ -19,6 +19,7 @@ from sparselora.cli.job import config_flags, from_where_the_user_stands
 from sparselora.cli.progress import Progress
 from sparselora.config.checks import parse_config
 from sparselora.config.choices import check_choices
+from sparselora.config.identity import content_hash
 from sparselora.config.naming import describe
 from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF
@@ -77,7 +78,7 @@ def _run_one(
         "label": label,
         "experiment": experiment if label == experiment else None,
         "config": run.to_dict(),
-        "config_hash": run.content_hash(),
+        "config_hash": content_hash(run),
         "overrides": overrides,
         "config_flags": config_flags(job),
         "provenance": provenance(device),

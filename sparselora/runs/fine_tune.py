@@ -13,6 +13,7 @@ import torch
 from transformers import set_seed
 
 from sparselora.config.checks import check_sparse_steps, is_dense
+from sparselora.config.identity import reference_key
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.data.batches import training_batches
 from sparselora.errors import TrainingError
@@ -26,7 +27,7 @@ from sparselora.model.load import load_model, load_model_config, load_tokenizer
 from sparselora.model.tasks import TASKS
 from sparselora.model.token_checks import check_known, check_tokens, told, unknown_share
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, PREDICTIONS_NAME, RunRecord
-from sparselora.records.reference import dense_reference, reference_key
+from sparselora.records.reference import dense_reference
 from sparselora.runs import summary
 from sparselora.runs.checks import load_run_data
 from sparselora.sparse.accelerate import accelerate

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from sparselora.config.identity import content_hash
 from sparselora.config.schema import RunConfig
 from sparselora.paths import PACKAGE
 
@@ -27,11 +28,13 @@ def known_by(run: RunConfig, device: str, threads: int) -> str | None:
     if git["dirty"] or unknown:
         return None
     content = {
-        "config": run.content_hash(),
+        "config": content_hash(run),
         "code": git["commit"],
         "versions": package_versions(),
         "device": [device, threads],
-        "files": [_state(Path(path)) for path in (run.data.path, run.model.name_or_path)],
+        "files": [
+            _state(Path(path).expanduser()) for path in (run.data.path, run.model.name_or_path)
+        ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
