@@ -151,7 +151,7 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _part(config: Mapping[str, Any], sense: Decides) -> dict[str, Any]:
-    """Return the settings that count in one sense, nested as they are, without groups of which none does."""
+    """Return the settings that count in one sense, nested as they are, without groups that have none."""
     part: dict[str, Any] = {}
     for key, value in config.items():
         group = _GROUPS.get(key)

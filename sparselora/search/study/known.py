@@ -21,8 +21,11 @@ def known_by(run: RunConfig, device: str, threads: int) -> str | None:
         device: what the hardware calls itself.
         threads: of the CPU.
     """
+    from sparselora.data.sources import PREFIX
     from sparselora.machine.provenance import git_state, package_versions
 
+    if run.data.path.startswith(PREFIX):
+        return None  # nobody can tell whether a function would give the same rows again
     git = git_state()
     unknown = git["commit"] is None and (PACKAGE.parent / ".git").exists()
     if git["dirty"] or unknown:

@@ -46,3 +46,8 @@ def test_settings_device_and_threads_count_and_tags_do_not(run: RunConfig) -> No
 def test_a_dirty_tree_knows_nothing(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "git_state", lambda: {"commit": "c", "dirty": True})
     assert known_by(run, "cpu", 1) is None
+
+
+def test_rows_of_a_function_are_never_known(run: RunConfig) -> None:
+    run.data.path = "dataset:mine"
+    assert known_by(run, "cpu", 1) is None
