@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparselora.data.batches import TokenizedSplit, evaluation_batches
 from sparselora.data.splits import Split
 from sparselora.machine.lock import DeviceLock
-from sparselora.model.f1 import f1_score
+from sparselora.model.classification import f1_score
 
 
 class Evaluation(Protocol):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselora.model.f1 import f1_score
+from sparselora.model.classification import f1_score
 
 
 @pytest.mark.parametrize(
