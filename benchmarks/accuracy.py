@@ -29,7 +29,8 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 
-from sparselora.report.analysis.statistics import Answers, Bootstrap, Estimate, load_answers
+from sparselora.report.analysis.predictions import Predictions, load_predictions
+from sparselora.report.analysis.statistics import Bootstrap, Estimate
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
@@ -153,7 +154,7 @@ def run(suite: Suite, arm: str, seed: int, folder: Path, split: str) -> dict[str
         raise SystemExit(f"failed: {' '.join(command)}; see {folder}")
     record = json.loads((folder / "record.json").read_text())
     final = record["metrics"][split]
-    answers = load_answers(folder, split)
+    answers = load_predictions(folder, split)
     assert answers is not None
     return {
         "arm": arm,
@@ -261,11 +262,11 @@ def summary(suite: Suite, path: Path, of_split: str) -> str:
     examples, films = lines["id"].to_numpy(), lines["film"].to_numpy()
     bootstrap = Bootstrap(examples, films)
     table = pd.read_csv(path)
-    answers: dict[str, dict[int, Answers]] = {arm: {} for arm in suite.arms}
+    answers: dict[str, dict[int, Predictions]] = {arm: {} for arm in suite.arms}
     for arm, seed, correct in table[["arm", "seed", "correct"]].itertuples(index=False):
         bits = np.frombuffer(bytes.fromhex(str(correct)), dtype=np.uint8)
         unpacked = np.unpackbits(bits, count=len(lines)).astype(bool)
-        answers[arm][seed] = Answers(unpacked, examples, films)
+        answers[arm][seed] = Predictions(unpacked, examples, films)
     losses = table.pivot(index="seed", columns="arm", values="loss")
     text = [
         f"{'arm':36}{'seeds':>5}  {'loss':8}{'to dense':>8}  {'accuracy, %':24}to dense, points"

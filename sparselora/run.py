@@ -100,7 +100,7 @@ def _run_one(
     if job.runtime.choices.get("hydra/sweeper") != "search":  # which says it in a line
         from rich.console import Console
 
-        from sparselora.report.rendering.sweep_table import print_run
+        from sparselora.report.rendering.run_table import print_run
 
         print_run(record.content, str(record.path), Console())
     return record.content

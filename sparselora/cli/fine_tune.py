@@ -1,6 +1,7 @@
 """One fine-tune from Python, with the settings and the checks of the command."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sparselora.cli.command_line import check_options, check_sweep, parse_overrides
+from sparselora.cli.command_line import check_options, parse_overrides
 from sparselora.cli.config_folders import config_folders
 from sparselora.cli.hydra_setup import install, run_id
 from sparselora.cli.messages import USER_MISTAKES, explain
-from sparselora.cli.preflight import compose_config
+from sparselora.cli.preflight import check_unused, compose_config, make_output_folder
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.plugins import load_plugins
@@ -53,16 +54,20 @@ def fine_tune(
         TrainingError: training cannot go on. The record on disk says what was reached.
     """
     load_plugins()
+    # PEFT loads it where it is installed, and it warns of a kernel that only evaluation would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    place = Path(folder) if folder is not None else Path("outputs", "runs", run_id())
     try:
         run, choices = _composed(overrides, config_folder)
+        check_unused(overrides, ("bench.",))
     except USER_MISTAKES as error:
         raise UserError(explain(error)) from (None if isinstance(error, UserError) else error)
     if run.seeds is not None:
         raise UserError(f"seeds={run.seeds}: one call is one run; give seed=N, once a seed")
+    make_output_folder("folder", place)
     for note in load_run_data(run).notes:
         print(f"note: {note}", file=sys.stderr)
     sparsities = check_shape(run, user_keys(overrides))
-    place = Path(folder) if folder is not None else Path("outputs", "runs", run_id())
     flags = [] if config_folder is None else ["--config-dir", str(Path(config_folder).resolve())]
     raise NotImplementedError(place, flags, sparsities, choices)
 
@@ -82,8 +87,12 @@ def _composed(
                 raise UserError(
                     f"{override.input_line}: without effect in a call, which is one run in its `folder`"
                 )
+            if override.is_sweep_override():
+                raise UserError(
+                    f"{override.input_line}: a sweep; one call is one run (several values of one key are "
+                    "a list: key=[a,b])"
+                )
         check_options(parsed)
-        check_sweep(parsed)
         config = compose_config("config", overrides)
         choices = dict(config.hydra.runtime.choices)
         return parse_job(config, overrides), choices

@@ -10,7 +10,7 @@ from omegaconf import MISSING, OmegaConf
 
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.named_settings import UNSAID
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 
 TASKS = ("classification", "causal_lm")
 QUOTINGS = ("auto", "csv", "none")

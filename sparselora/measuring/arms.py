@@ -13,7 +13,7 @@ from sparselora.machine.timer import StepTimer
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.backbone.attention import find_attention
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels.calibration import Calibration
+from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.tensors import tensors_in

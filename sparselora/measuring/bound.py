@@ -9,7 +9,7 @@ from sparselora.config.schema import Precision, RunConfig
 from sparselora.measuring.dimensions import attention_kept_of, model_dimensions
 from sparselora.measuring.flops import gather_bytes, step_flops, svd_estimate_flops
 from sparselora.measuring.sizes import AttentionKept, ModelDimensions
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.loop import StepRow, head_positions, tokens_kept_dense
 
 
@@ -99,7 +99,7 @@ def of_flops(
 
 
 def _estimate_flops(model: ModelDimensions, run: RunConfig) -> int:
-    if run.sparsity.kind.full_map:
+    if run.sparsity.kind.full_projection:
         return 2 * model.hidden_size * model.intermediate_size
     if run.svd_rank is None:
         return 0

@@ -11,12 +11,12 @@ from sparselora.measuring.sizes import (
     RelativeAttention,
     ShortLastLayer,
 )
+from sparselora.sparse.acceleration.attention import NAME
 from sparselora.sparse.acceleration.last_layer import reads_first_token
 from sparselora.sparse.backbone.architectures import Architecture
-from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_model_shape
+from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_model_shape
 from sparselora.sparse.channels.head_channels import HeadShape
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.ops.dropout_attention import NAME
 from sparselora.sparse.schedule import kept_channels
 
 
@@ -44,7 +44,7 @@ def attention_kept_of(
     rows = (keys * shape.groups, keys, keys)
     d = sizes.hidden_size
     estimate = 0
-    if config.kind.full_map:
+    if config.kind.full_projection:
         estimate = sum(2 * d * each for each in rows)
     elif config.kind.has_rank and config.svd_rank is not None:
         ranks = [min(config.svd_rank, d, each) for each in rows]

@@ -18,7 +18,7 @@ from sparselora.machine.provenance import load_average
 from sparselora.machine.timer import StepTimer
 from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, STOCK, Arms, fast_arm
 from sparselora.measuring.interleave import Budget, Interval, interleave, paired_ratio
-from sparselora.sparse.channels.calibration import Calibration
+from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.training.loop import Loss, to_device
 

@@ -17,7 +17,7 @@ from sparselora import __version__, bench, run
 from sparselora.config.keys import known_keys, suggestions, unknown_key
 from sparselora.paths import CONF
 from sparselora.report import __main__ as report
-from sparselora.report.analysis.comparison import command
+from sparselora.report.analysis.rows import command
 from sparselora.report.loading.load import load_records
 from tests.conftest import Outcome
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sparselora.config.schema import RunConfig
 from sparselora.measuring.bound import Shape, add_bound, of_flops, run_speedup, shapes_of
 from sparselora.measuring.dimensions import kept_of
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.loop import StepRow
 from tests.config.test_checks import parsed
 from tests.conftest import tiny_batch, tiny_model

@@ -1,4 +1,4 @@
-"""What to take from a comparison: the sentence on top, and the setting to use."""
+"""The verdict on a comparison: the sentence on top, and the setting to use."""
 
 import math
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from sparselora.report.analysis.statistics import MIN_SEEDS
 
 MAX_DROP = 1.0
 """Points of accuracy that the sentence on top allows, where nothing else is asked for."""
-NO_PREDICTIONS = "without an interval, since predictions on the same lines are missing"
+NO_PREDICTIONS = "without an interval, since predictions on the same examples are missing"
 _MAX_SEEDS = 100
-"""More are not suggested: the films are then what limits the interval."""
+"""More are not suggested: the groups are then what limits the interval."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The fastest setting that is shown to lose little enough, or why there is none."""
+    """Hold the fastest setting that is shown to lose little enough, or the reason why there is none."""
 
     row: dict[Any, Any] | None
     reason: str
 
 
 def recommend(comparison: Comparison, max_drop: float) -> Recommendation:
-    """The fastest setting whose loss of accuracy is, with 95 % confidence, at most `max_drop` points.
+    """Choose the fastest setting that loses at most `max_drop` points, with 95 % confidence.
 
     That is: the lower end of the 95 % interval of its paired difference to plain LoRA lies above
     −`max_drop`; its speed-up lies above 1 by its whole interval; and it is faster than plain LoRA by this
@@ -91,7 +91,7 @@ def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
     advice = (
         f"about {more} more seeds would settle it, were all the spread between seeds"
         if more is not None
-        else "more seeds alone will hardly settle it; more validation lines might"
+        else "more seeds alone will hardly settle it; more validation examples might"
         if len(hopeful)
         else f"that is over {max_drop:g} on average, though not by its whole interval"
     )
@@ -99,10 +99,10 @@ def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
 
 
 def more_seeds(gap: float, low: float, seeds: int, max_drop: float) -> int | None:
-    """How many more seeds bring the interval's lower end above −`max_drop`; None beyond 100.
+    """Return how many more seeds bring the interval's lower end above −`max_drop`; None beyond 100.
 
     Were all its width the seeds', it would shrink as Student's t with n − 1 degrees of freedom does over
-    the root of n; the part that is the films' does not shrink, so this is the least.
+    the root of n; the part that is the groups' does not shrink, so this is the least.
     """
 
     def width(count: int) -> float:
@@ -114,7 +114,7 @@ def more_seeds(gap: float, low: float, seeds: int, max_drop: float) -> int | Non
 
 
 def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
-    """The answer in a sentence."""
+    """Return the verdict in a sentence."""
     found = recommend(comparison, max_drop)
     if found.row is not None:
         return describe(found.row)
@@ -130,7 +130,7 @@ def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
 
 
 def describe(row: dict[Any, Any]) -> str:
-    """One setting: speed-up, accuracy against plain LoRA, share of the bound, whole run."""
+    """Describe a setting: speed-up, accuracy against plain LoRA, share of the bound, whole run."""
     text = f"{row['setting']}: {row['speedup']:.2f} × the speed of stock LoRA"
     text += f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
     if not pd.isna(row["delta_points"]):

@@ -21,7 +21,7 @@ from sparselora.paths import cache_folder
 from sparselora.records.files import write_atomically
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.verdict import headline
-from sparselora.report.charts import registry as plots
+from sparselora.report.charts.style import Spec
 from sparselora.report.rendering.pictures import LANGUAGE
 
 _COLUMNS: dict[str, tuple[str, str, str]] = {
@@ -48,12 +48,12 @@ _COLUMNS: dict[str, tuple[str, str, str]] = {
 
 
 def page(
-    comparisons: Sequence[tuple[Comparison, Mapping[str, plots.Spec]]],
+    comparisons: Sequence[tuple[Comparison, Mapping[str, Spec]]],
     records: pd.DataFrame,
     problems: pd.DataFrame,
     sources: Sequence[str],
     study: pd.DataFrame | None = None,
-    importance: plots.Spec | None = None,
+    importance: Spec | None = None,
 ) -> str:
     """The page, as text.
 
@@ -101,7 +101,7 @@ def page(
     )
 
 
-def _section(comparison: Comparison, made: Mapping[str, plots.Spec], index: int) -> dict[str, Any]:
+def _section(comparison: Comparison, made: Mapping[str, Spec], index: int) -> dict[str, Any]:
     table = comparison.table
     return {
         "index": index,
@@ -144,7 +144,7 @@ def _interval(low: Any, high: Any, form: str) -> str | None:
     return None if pd.isna(low) or pd.isna(high) else form.format(low, high)
 
 
-def _on_page(chart: plots.Spec) -> plots.Spec:
+def _on_page(chart: Spec) -> Spec:
     # The page sets the title as a heading, which a narrow screen can break.
     return {key: value for key, value in chart.items() if key != "title"} | {"width": "container"}
 

@@ -60,7 +60,7 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
     for row in two.table.to_dict("records"):
         theirs.setdefault(_restricted(key_two[row["config"]], common), []).append(row)
     own = [_restricted(key_one[row["config"]], common) for row in one.table.to_dict("records")]
-    answers = one.answers, two.answers
+    answers = one.predictions, two.predictions
     rows = []
     for key, row in zip(own, one.table.to_dict("records"), strict=True):
         others = theirs.get(key, [])

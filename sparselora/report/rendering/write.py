@@ -9,7 +9,9 @@ import pandas as pd
 from sparselora.records.files import write_atomically
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.verdict import headline
-from sparselora.report.charts import registry as plots
+from sparselora.report.charts import registry
+from sparselora.report.charts.importance import importance
+from sparselora.report.charts.style import Spec
 from sparselora.report.rendering.escape import one_line, plain_markdown
 from sparselora.report.rendering.evaluation import NAMED, evaluation
 from sparselora.report.rendering.page import page
@@ -43,10 +45,10 @@ def write_report(
         OSError: the folder cannot be written to, or a plot cannot be painted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    charts = [plots.charts(comparison) for comparison in comparisons]
+    charts = [registry.charts(comparison) for comparison in comparisons]
     drawn = list(zip(comparisons, charts, strict=True))
-    by_importance = plots.importance(importances) if importances else None
-    pictures: dict[str, plots.Spec] = {
+    by_importance = importance(importances) if importances else None
+    pictures: dict[str, Spec] = {
         name if index == 0 else f"{name}-{index}": chart
         for index, of_one in enumerate(charts)
         for name, chart in of_one.items()
@@ -91,7 +93,7 @@ def _remove_older(folder: Path) -> None:
     for name in (*_TEXTS, "settings.parquet"):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / "plots").glob("*"):
-        if path.suffix in (".png", ".svg") and path.stem.split("-")[0] in plots.NAMES:
+        if path.suffix in (".png", ".svg") and path.stem.split("-")[0] in registry.NAMES:
             path.unlink()
 
 

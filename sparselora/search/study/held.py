@@ -10,7 +10,8 @@ from sparselora.config.identity import TABLE, Decides, flattened, outcome_settin
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.search.space.space import Space
-from sparselora.search.study.study import BASE, DEVICE, FLOOR, SharedStudy
+from sparselora.search.study.attributes import BASE, DEVICE, FLOOR
+from sparselora.search.study.study import SharedStudy
 
 
 def check_study(

@@ -1,76 +1,32 @@
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparselora.report.analysis.statistics import Answers, Bootstrap, load_answers, pooled_ratio
-from tests.report.synthetic import FILMS, LINES, run
+from sparselora.report.analysis.predictions import Predictions
+from sparselora.report.analysis.statistics import Bootstrap, bootstrap_of, pooled_ratio
 
 
-def answers(correct: np.ndarray, groups: np.ndarray | None = None) -> Answers:
+def predictions(correct: np.ndarray, groups: np.ndarray | None = None) -> Predictions:
     examples = np.arange(len(correct))
-    return Answers(correct.astype(bool), examples, examples if groups is None else groups)
+    return Predictions(correct.astype(bool), examples, examples if groups is None else groups)
 
 
-def test_predictions_are_those_of_the_last_step_by_example(tmp_path: Path) -> None:
-    folder = run(tmp_path / "one")
-    path = folder / "predictions.parquet"
-    last = pd.read_parquet(path)
-    wrong = last.assign(step=1, label=1 - last["label"])
-    test = last.assign(split="test", step=99, label=1 - last["label"])
-    shuffled = last.sample(frac=1, random_state=0)
-    pd.concat([wrong, shuffled, test]).to_parquet(path, index=False)
-    found = load_answers(folder)
-    assert found is not None
-    assert found.examples.tolist() == list(range(LINES))
-    assert len(set(found.groups)) == FILMS
-    expected = np.stack(last["logits"].tolist()).argmax(1) == last["label"].to_numpy()
-    assert (found.correct == expected).all()
-
-
-@pytest.mark.parametrize("logits", [[0.1] * 4, [None] * 4, ["a"] * 4, [[0.1, None]] * 4])
-def test_logits_that_are_none_are_no_answers(tmp_path: Path, logits: list[object]) -> None:
-    columns = {"split": "validation", "step": 1, "example_id": range(4), "group": [None, 1, 2, 3]}
-    frame = pd.DataFrame({**columns, "label": 0, "logits": logits}).astype({"group": "string"})
-    frame.to_parquet(tmp_path / "predictions.parquet")
-    assert load_answers(tmp_path) is None
-    frame["logits"] = [[0.1, 0.2]] * 4
-    frame.to_parquet(tmp_path / "predictions.parquet")
-    found = load_answers(tmp_path)
-    assert found is not None
-    assert Bootstrap(found.examples, found.groups).mean([found] * 3).mean == 0.0
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 cut", "other columns"])
-def test_predictions_that_cannot_be_read_are_none(
-    tmp_path: Path, content: bytes | str | None
-) -> None:
-    path = tmp_path / "predictions.parquet"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
-        pd.DataFrame({"split": ["validation"], "step": [1]}).to_parquet(path)
-    assert load_answers(tmp_path) is None
-
-
-def test_interval_over_lines_is_the_binomials() -> None:
-    # Each line its own film, and seeds that agree: what is left is sampling of lines.
+def test_interval_over_examples_is_the_binomials() -> None:
+    # Each example its own group, and seeds that agree: what is left is sampling of examples.
     correct = np.random.default_rng(0).random(1500) < 0.8
     bootstrap = Bootstrap(np.arange(1500), np.arange(1500))
-    found = bootstrap.mean([answers(correct)] * 5)
+    found = bootstrap.mean([predictions(correct)] * 5)
     expected = 1.96 * (found.mean * (1 - found.mean) / 1500) ** 0.5
     assert found.half_width == pytest.approx(expected, rel=0.1)
 
 
 def test_interval_over_seeds_has_the_variance_of_a_mean_of_seeds() -> None:
-    # One film alone: what is left is the seeds. n draws of n seeds would give √(2/3) of this.
-    lines = 1000
+    # One group alone: what is left is the seeds. n draws of n seeds would give √(2/3) of this.
+    count = 1000
     shares = (0.70, 0.74, 0.84)
-    runs = [answers(np.arange(lines) < share * lines) for share in shares]
-    bootstrap = Bootstrap(np.arange(lines), np.zeros(lines))
+    runs = [predictions(np.arange(count) < share * count) for share in shares]
+    bootstrap = Bootstrap(np.arange(count), np.zeros(count))
     found = bootstrap.mean(runs)
     draws = np.array([(a + b) / 2 for a in shares for b in shares])
     assert draws.std() == pytest.approx(np.std(shares, ddof=1) / 3**0.5)
@@ -80,21 +36,21 @@ def test_interval_over_seeds_has_the_variance_of_a_mean_of_seeds() -> None:
     assert found.high == pytest.approx(found.mean + wider * (0.84 - found.mean), abs=0.02)
 
 
-def test_lines_of_a_film_count_as_one_draw() -> None:
-    films = np.repeat(np.arange(20), 50)
-    correct = np.random.default_rng(1).random(20)[films] < 0.6  # a film is right or wrong whole
-    alone = Bootstrap(np.arange(1000), np.arange(1000)).mean([answers(correct)] * 3)
-    by_film = Bootstrap(np.arange(1000), films).mean([answers(correct, films)] * 3)
-    assert by_film.half_width is not None
+def test_examples_of_a_group_count_as_one_draw() -> None:
+    groups = np.repeat(np.arange(20), 50)
+    correct = np.random.default_rng(1).random(20)[groups] < 0.6  # a group is right or wrong whole
+    alone = Bootstrap(np.arange(1000), np.arange(1000)).mean([predictions(correct)] * 3)
+    by_group = Bootstrap(np.arange(1000), groups).mean([predictions(correct, groups)] * 3)
+    assert by_group.half_width is not None
     assert alone.half_width is not None
-    assert by_film.half_width > 4 * alone.half_width
+    assert by_group.half_width > 4 * alone.half_width
 
 
 def test_differences_are_paired_by_seed_and_need_three() -> None:
     generator = np.random.default_rng(2)
     easy = generator.random(400) < 0.8
     bootstrap = Bootstrap(np.arange(400), np.arange(400))
-    dense = {seed: answers(easy ^ (generator.random(400) < 0.1)) for seed in range(4)}
+    dense = {seed: predictions(easy ^ (generator.random(400) < 0.1)) for seed in range(4)}
     same = bootstrap.difference(dense, dense)
     assert same is not None
     assert (same.mean, same.low, same.high, same.seeds) == (0.0, 0.0, 0.0, 4)
@@ -105,20 +61,23 @@ def test_differences_are_paired_by_seed_and_need_three() -> None:
 
 
 def test_the_interval_covers() -> None:
-    # 200 made-up studies of 3 seeds and 60 films: the true difference is 0, and in 95 % of them it
+    # 200 made-up studies of 3 seeds and 60 groups: the true difference is 0, and in 95 % of them it
     # should lie inside; fewer than 90 % has a probability below 0.2 % at a true coverage of 95 %.
     generator = np.random.default_rng(3)
-    films = np.repeat(np.arange(60), 10)
-    bootstrap = Bootstrap(np.arange(600), films)
+    groups = np.repeat(np.arange(60), 10)
+    bootstrap = Bootstrap(np.arange(600), groups)
     held = 0
     for _ in range(200):
-        by_film = generator.normal(scale=0.05, size=(2, 60))  # what a setting does to each film
-        runs: list[dict[int, Answers]] = []
-        for side in by_film:
+        by_group = generator.normal(scale=0.05, size=(2, 60))  # what a setting does to each group
+        runs: list[dict[int, Predictions]] = []
+        for side in by_group:
             by_seed = generator.normal(scale=0.03, size=3)
-            chance = 0.75 + side[films] + by_seed[:, None]
+            chance = 0.75 + side[groups] + by_seed[:, None]
             runs.append(
-                {n: answers(generator.random(600) < row, films) for n, row in enumerate(chance)}
+                {
+                    n: predictions(generator.random(600) < row, groups)
+                    for n, row in enumerate(chance)
+                }
             )
         gap = bootstrap.difference(*runs)
         assert gap is not None
@@ -126,6 +85,16 @@ def test_the_interval_covers() -> None:
         assert gap.high is not None
         held += gap.low <= 0 <= gap.high
     assert held >= 180
+
+
+def test_the_bootstrap_is_over_the_examples_of_most_runs() -> None:
+    many = predictions(np.ones(30))
+    few = predictions(np.ones(20))
+    found = bootstrap_of({("a", 1): few, ("a", 2): many, ("b", 1): many})
+    assert found is not None
+    assert found.fits(many)
+    assert not found.fits(few)
+    assert bootstrap_of({}) is None
 
 
 def test_one_measured_ratio_keeps_its_interval() -> None:
