@@ -1,6 +1,5 @@
 """The typed schema of a run: one dataclass a config group, and the flat keys at the root."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -13,10 +12,6 @@ from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.named_settings import UNSAID
 from sparselora.sparse.phases import Phases
 
-OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
-"""Keys of `train` that do not change what a run comes to."""
-LATER_KEYS: tuple[str, ...] = ("data.quoting", "data.missing_label", "data.messages_column")
-"""Dotted keys that came after runs were recorded: at their default they are no part of the hash."""
 TASKS = ("classification", "causal_lm")
 QUOTINGS = ("auto", "csv", "none")
 PROJECTIONS = ("query", "key", "value", "output")
@@ -285,22 +280,6 @@ class RunConfig:
         """Plain values, enums by name: what records hold."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda item: item.name))
         return plain
-
-    def content_hash(self) -> str:
-        """SHA-256 of everything that decides the run's outcome; tags do not."""
-        aside = ("tags", "bench")
-        content = {key: value for key, value in self.to_dict().items() if key not in aside}
-        for key in OUTCOME_FREE_TRAIN_KEYS:
-            del content["train"][key]
-        defaults = RunConfig().to_dict()
-        for key in LATER_KEYS:
-            *groups, name = key.split(".")
-            section, default = content, defaults
-            for group in groups:
-                section, default = section[group], default[group]
-            if section[name] == default[name]:
-                del section[name]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def register_schema() -> None:
