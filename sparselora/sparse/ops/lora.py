@@ -82,8 +82,9 @@ def _add_adapter_input(
 class LoRALinearFunction(torch.autograd.Function):
     """Compute a frozen linear layer and its adapter at once.
 
-    Shapes: x (N, d); weight (o, d); bias (o,) or None; a (r, d); b (o, r); result (N, o). Gradients: x, bias, a, b. The base weight is frozen and gets none. Under autocast the products are
-    in its dtype, and gradients of a and b in theirs.
+    Shapes: x (N, d); weight (o, d); bias (o,) or None; a (r, d); b (o, r); result (N, o).
+    Gradients: x, bias, a, b. The base weight is frozen and gets none. Under autocast the products are in
+    its dtype, and gradients of a and b in theirs.
     """
 
     @staticmethod
