@@ -1,5 +1,6 @@
-"""A faster path for a LoRA step, dense as it is: adapters, dropout, norms, rotations, gated FFNs, loss,
-and an encoder's last layer.
+"""Make a LoRA step faster, dense as it is.
+
+Faster are adapters, dropout, norms, rotations, gated FFNs, loss, and an encoder's last layer.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
 that it speeds up becomes one of a subclass, so that PEFT, checkpoints and `isinstance` see what they saw
@@ -26,11 +27,11 @@ from sparselora.sparse.ops.cross_entropy import causal_lm_loss
 from sparselora.sparse.swap import mixin_of, new_owner, owned, put_on, take_off, unmixed
 
 FAMILIES = (fast_lora, fast_dropout, fast_norm, fast_rotary, fast_ffn)
-"""Each says what stands in for a class; None for one that is not of its kind, or a subclass of it."""
+"""Each returns the class to put in the place of one; None for what is not of its kind, or a subclass."""
 
 
 class Acceleration:
-    """The way back: `remove()` makes every module what it was."""
+    """Hold what makes a model's step faster; `remove()` makes every module what it was."""
 
     def __init__(self, model: nn.Module) -> None:
         get_backbone(model)  # raises before anything is touched
@@ -69,7 +70,7 @@ class Acceleration:
         self._last_layer = LastLayer(self._model)
 
     def lengthen(self) -> None:
-        """Compute the last layer whole again."""
+        """Compute the full last layer again, not the first token alone."""
         if self._last_layer is not None:
             self._last_layer.remove()
             self._last_layer = None
@@ -93,7 +94,7 @@ class Acceleration:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """The configs that modules of a model are called by, each once, and those that they hold."""
+    """Return the configs that modules of a model are called by, each once, and those that they hold."""
     found: dict[int, Any] = {}
     waiting = [vars(module).get("config") for module in model.modules()]
     while waiting:

@@ -1,4 +1,4 @@
-"""The private names of torch and transformers that this package uses, in one place.
+"""Hold the private names of torch and transformers that this package uses, in one place.
 
 None is promised to stay: `tests/sparse/test_compat.py` says which one a new version has moved, and
 it is mended here alone. Functions are bound once, and attributes are read by name (`getattr(module,

@@ -1,4 +1,4 @@
-"""A dense, frozen, gated FFN as one autograd function: the sparse one with every channel kept.
+"""Compute a dense, frozen, gated FFN by the sparse one's function, with every channel kept.
 
 It keeps two tensors of the intermediate width for the backward pass where autograd keeps four, and adds
 the gate's part of the gradient in place.
@@ -16,15 +16,15 @@ from sparselora.sparse.swap import mixed
 
 
 class _FastFFN:
-    """Mixed into such a class, whose instance's state it shares."""
+    """Compute the block by one function where it is frozen; mixed into the class of a gated FFN."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        whole: Any = super()
+        original: Any = super()
         module: Any = self
         up, gate, down = module.up_proj, module.gate_proj, module.down_proj
         output: Tensor
         if not (module.training and all(map(_is_frozen, (up, gate, down)))):
-            output = whole.forward(hidden_states)
+            output = original.forward(hidden_states)
             return output
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
         dtype = up.weight.dtype

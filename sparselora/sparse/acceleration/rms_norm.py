@@ -1,4 +1,4 @@
-"""transformers' RMSNorm modules with a frozen weight, each computed by one function."""
+"""Compute transformers' RMSNorm modules with a frozen weight by one function each."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ _FUSED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _FastNorm:
-    """Mixed into such a class, whose instance's state it shares."""
+    """Normalise by one function; mixed into the class of a norm."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        whole: Any = super()
+        original: Any = super()
         module: Any = self
         weight: Tensor = module.weight
         output: Tensor
@@ -31,7 +31,7 @@ class _FastNorm:
             # Of other types the original computes in float32, and its casts are part of the result.
             output = RMSNormFunction.apply(hidden_states, weight, module.variance_epsilon)
         else:
-            output = whole.forward(hidden_states)
+            output = original.forward(hidden_states)
         return output
 
 

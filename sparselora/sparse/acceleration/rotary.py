@@ -1,4 +1,4 @@
-"""transformers' attention modules with the rotation of query and key as one function each."""
+"""Rotate query and key in transformers' attention modules by one function each."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,20 +16,21 @@ APPLIED = "apply_rotary_pos_emb"
 
 
 class _FastRotary:
-    """Mixed into such a class, whose instance's state it shares."""
+    """Rotate by `RotaryFunction`; mixed into the class of an attention."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        whole: Any = super()
-        forward = whole.forward
+        original: Any = super()
+        forward = original.forward
         if torch.compiler.is_compiling():
             return forward(*args, **kwargs)  # a compiled graph fuses the original's passes itself
         return _with_rotation(forward.__func__)(self, *args, **kwargs)
 
 
 def _with_rotation(forward: FunctionType) -> Callable[..., Any]:
-    """The same code with `rotate` where it names `apply_rotary_pos_emb`; itself where that is replaced.
+    """Return a function of the same code that calls `rotate` where it names `apply_rotary_pos_emb`.
 
-    A function's globals are its module's, where a change would be one for the whole process.
+    It is `forward` itself where another has replaced that name. A function's globals are its module's,
+    where a change would be one for the whole process.
     """
     names, original = forward.__globals__, forward.__globals__.get(APPLIED)
     # What another put in its place, a wrapper too, was not written where the class was.

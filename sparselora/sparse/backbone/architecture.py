@@ -1,4 +1,4 @@
-"""A row of the table of architectures: where the modules of one are, and which classes they are of."""
+"""Describe an architecture: where its modules are, and which classes they are of."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -90,17 +90,17 @@ class Architecture:
 
     @property
     def pads_on_any_side(self) -> bool:
-        """Whether padding on the left leaves a row's output as it is."""
+        """Return whether padding on the left leaves a row's output as it is."""
         return self.head_on_every_token and (self.rotary or self.positions == "mask")
 
     @property
     def fused_attention(self) -> bool:
-        """Whether query, key and value are one map."""
+        """Return whether query, key and value are one projection."""
         return len(set(self.attention[:3])) == 1
 
     @property
     def query_of_some_tokens(self) -> bool:
-        """Whether the query map can be applied to some tokens alone: it makes their queries only."""
+        """Return whether queries can be computed for some tokens alone."""
         return not (self.fused_attention or self.query_of_distances)
 
 

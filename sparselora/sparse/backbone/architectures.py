@@ -1,4 +1,4 @@
-"""The table of architectures, one row each. A new architecture is a row, here or from outside."""
+"""List the architectures, one row each; a new one is a row, here or from outside."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Attention with dropout on a CPU, where torch's fused kernels do not take dropout.
+"""Compute attention with dropout on a CPU, where torch's fused kernels do not take dropout.
 
 With P = softmax(s · Q Kᵀ + mask) and D dropout, O = D(P) V; backward, with dD = dO Vᵀ,
 
@@ -17,13 +17,20 @@ from sparselora.sparse.ops.dropout import mask as mask_out
 
 
 def scaled_bmm(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """scale · left @ right, (b, m, k) by (b, k, n): the scale costs no pass over the result."""
+    """Return scale · left @ right at no cost of a pass over the result for the scale.
+
+    Shapes: left (b, m, k), right (b, k, n); result (b, m, n).
+    """
     result = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
     return result.baddbmm_(left, right, beta=0.0, alpha=scale)
 
 
 class DropoutAttentionFunction(torch.autograd.Function):
-    """query, key, value (B, h, T, e); mask that broadcasts to (B, h, T, T), bool or added, or None."""
+    """Compute attention with dropout on its weights, with the weights kept for the backward pass.
+
+    Shapes: query, key, value and result (B, h, T, e); the mask broadcasts to (B, h, T, T): bool, True
+    where a query attends, or numbers that are added to the scores, or None. Gradients: query, key, value.
+    """
 
     @staticmethod
     def forward(
@@ -35,6 +42,7 @@ class DropoutAttentionFunction(torch.autograd.Function):
         rate: float,
         scaling: float,
     ) -> Tensor:
+        """Attend with some of the weights dropped, and keep the weights and the mask."""
         heads = query.shape[:2]
         q, k, v = (tensor.reshape(-1, *tensor.shape[2:]) for tensor in (query, key, value))
         scores = scaled_bmm(q, k.transpose(1, 2), scaling)
@@ -56,6 +64,7 @@ class DropoutAttentionFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of query, key and value, as far as they are needed."""
         q, k, v, weights, keep = ctx.saved_tensors
         grad_output = grads[0].reshape(-1, *grads[0].shape[2:])
         needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
