@@ -1,4 +1,4 @@
-"""The settings of `conf/`, as the fields of a `SparsityConfig`: one source for command and library.
+"""Read the settings of `conf/` as fields of a `SparsityConfig`: one source for command and library.
 
 What Hydra composes for a command is read here without Hydra: the file of the defaults, then one of each
 group that shapes sparsity, then an experiment, whose `override /group: option` lines choose others. The
@@ -114,8 +114,10 @@ def _option(folders: tuple[Path, ...], group: str, name: str) -> Any:
     path = _file(folders, group, name)
     assert path is not None  # it is chosen where it was found, or by a file of `conf/`
     content = _read(path)
-    whole = re.search(r"^# @package _global_$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return content if whole else {group: content}
+    at_the_root = re.search(
+        r"^# @package _global_$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return content if at_the_root else {group: content}
 
 
 def _file(folders: tuple[Path, ...], group: str, name: str) -> Path | None:

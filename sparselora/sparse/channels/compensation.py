@@ -1,4 +1,4 @@
-"""What stands in for the channels left out: a constant, or a low-rank linear map of the block's input.
+"""Stand in for the channels left out, by a constant or a low-rank linear map of the block's input.
 
 With L the channels left out, the block loses Σ_{j∈L} a_j w_j, w_j being column j of lin2. Each a_j is
 approximated by an affine function of the input, a_j ≈ ν_j + x P q_j with P (d, r) and q_j (r,), so that
@@ -25,7 +25,7 @@ RIDGE = 1e-6
 
 
 class Correction(NamedTuple):
-    """Added to the sparse output for one choice of channels: shift + (x @ down) @ up."""
+    """Hold what is added to the sparse output for one choice: shift + (x @ down) @ up."""
 
     shift: Tensor
     """(d,)."""
@@ -42,7 +42,7 @@ class Correction(NamedTuple):
 
 
 def reduced_rank(covariance: Tensor, cross_covariance: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The map of rank r that is nearest, in mean square, to y as a linear function of x, both centred.
+    """Return the linear map of rank r from x to y that is nearest in mean square, both centred.
 
     Args:
         covariance: of x, (d, d).
@@ -62,7 +62,7 @@ def reduced_rank(covariance: Tensor, cross_covariance: Tensor, rank: int) -> tup
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """Cholesky's, of the covariance and a ridge: inputs behind a LayerNorm have a null direction."""
+    """Return Cholesky's factor of the covariance and a ridge: a LayerNorm leaves a null direction."""
     eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     ridge = RIDGE * float(covariance.diagonal().mean().clamp_min(1e-30))
     while True:
@@ -174,14 +174,14 @@ class Compensation:
 
 
 def mean_compensation(moments: LayerMoments, lin2: Tensor) -> ChannelFit:
-    """Each channel by its mean over the calibration batches; `lin2` is (d, f)."""
+    """Approximate each channel by its mean over the calibration batches; `lin2` is (d, f)."""
     mean = moments.activation_mean
     dtype = torch.promote_types(lin2.dtype, torch.float32)
     return ChannelFit(mean.to(dtype), (lin2.double() @ mean).to(dtype))
 
 
 def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> ChannelFit:
-    """Each channel by one map of rank r, fitted on all of them, for choices that change."""
+    """Approximate each channel by one map of rank r, fitted on all of them, for choices that change."""
     wide = lin2.double()
     norms = wide.norm(dim=0).clamp_min(1e-12)
     down, up = reduced_rank(moments.input_covariance(), moments.cross_covariance() * norms, rank)
@@ -193,7 +193,7 @@ def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Chan
 
 
 def fixed_correction(moments: LayerMoments, lin2: Tensor, kept: Tensor, rank: int) -> Correction:
-    """For one choice that stays: the map of rank r fitted on what its left-out channels add."""
+    """Fit, for one choice that stays, the map of rank r to what its left-out channels add."""
     out = torch.ones(lin2.shape[1], dtype=torch.bool, device=lin2.device)
     out[kept] = False
     columns = lin2[:, out].double()  # (d, |L|)

@@ -1,4 +1,4 @@
-"""Which channels of the attention maps are kept, by the norms of what they give.
+"""Choose the channels of attention's projections that are kept, by the norms of what they give.
 
 SparseLoRA (Khaki et al., ICML 2025, section 3.2): a channel of query and key counts by ‖q‖ · ‖k‖, its
 part of the attention's scores, and one of value by ‖v‖; norms over the tokens. Under grouped-query
@@ -29,7 +29,7 @@ class AttentionChannels(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What the choice of channels has to respect."""
+    """Describe the heads of an attention, which a choice of channels has to respect."""
 
     key_value_heads: int
     groups: int
@@ -40,12 +40,12 @@ class HeadShape:
     """Whether every head of keys keeps as many; else the best of all heads are kept."""
 
     def choose(self, norms: list[Tensor], qk_kept: int, vo_kept: int) -> AttentionChannels:
-        """Norms → the channels kept.
+        """Choose the channels that are kept by their norms.
 
         Args:
             norms: of query (G·R·e,), key (G·e,) and value (G·e,).
             qk_kept: how many of the G·e channels of the keys, as `kept` gives it.
-            vo_kept: the same of the values.
+            vo_kept: how many of those of the values.
         """
         heads, groups, e = self.key_value_heads, self.groups, self.head_dim
         query, key, value = norms
@@ -62,7 +62,7 @@ class HeadShape:
         )
 
     def kept(self, sparsity: float, pairs: bool) -> int:
-        """How many of the G·e channels stay at a sparsity: whole units, as many in each head."""
+        """Return how many of the G·e channels stay at a sparsity: whole units, as many in each head."""
         unit = 2 if pairs and self.rotary else 1
         parts = 1 if not self.per_head else self.key_value_heads
         units = self.key_value_heads * self.head_dim // unit // parts
