@@ -17,8 +17,8 @@ run: install ## Fine-tune the embedded model on the embedded data
 test: install ## Run the tests
 	$(BIN)/python -m pytest
 
-check: install ## Lint, format, types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+check: install ## Lint, format, types, imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: install ## Time the sparse step beside the dense one, interleaved
 	$(BIN)/python -m sparselora.bench -m experiment=original,fallback,optimized model=distilbert-random bench.batch_size=32 bench.seq_len=64

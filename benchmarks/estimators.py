@@ -25,7 +25,8 @@ from sparselora.data.load import load_data
 from sparselora.model.load import load_model, load_tokenizer
 from sparselora.report.charts.style import PALETTE
 from sparselora.sparse.backbone.calls import padding_mask
-from sparselora.sparse.backbone.ffn import find_blocks, get_backbone
+from sparselora.sparse.backbone.ffn import find_blocks
+from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.state import SparsityState

@@ -22,8 +22,9 @@ from transformers import set_seed
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data
 from sparselora.model.load import load_model, load_tokenizer
-from sparselora.sparse.backbone.ffn import get_backbone
-from sparselora.sparse.channels.calibration import Calibration, calibrate
+from sparselora.sparse.backbone.lookup import get_backbone
+from sparselora.sparse.channels.calibration import calibrate
+from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import sparsify
 from sparselora.sparse.sensitivity import calibrated_config

@@ -23,12 +23,15 @@ from sparselora.config.checks import check_model, parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF
 from sparselora.runs.checks import user_keys
+from sparselora.search.space.effective import key_of, remembered
 from sparselora.search.space.samplers import sampler_factory
-from sparselora.search.space.space import Space, key_of, remembered
+from sparselora.search.space.space import Space
+from sparselora.search.study.attributes import NAMED
 from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.plan import Plan
 from sparselora.search.study.storage import Storage
-from sparselora.search.study.study import NAMED, Plan, SharedStudy
-from sparselora.sparse.backbone.ffn import ModelShape
+from sparselora.search.study.study import SharedStudy
+from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 FLOOR, CEILING = 0.70, 100.0

@@ -31,8 +31,8 @@ from sparselora import run
 from sparselora.machine.provenance import git_state
 from sparselora.records import record
 from sparselora.runs import fine_tune as finetune
-from sparselora.search import search
-from sparselora.search.study import study
+from sparselora.search import launching, search
+from sparselora.search.study import attributes, recovery, study
 
 TRIALS, STEPS = 12, 20
 STORAGE = "sqlite:///study.db"
@@ -56,13 +56,13 @@ MOMENTS: dict[str, Moment] = {
     "before ask": Moment(STUDY, "ask", False),
     "asked, not yet stamped": Moment(STUDY, "ask", True),
     "a named trial trains": Moment(RECORD, "add_step", True, 3),
-    "a named trial is put back": Moment(SHARED, "put_back", True),
+    "a named trial is put back": Moment(recovery, "put_back", True),
     "drawing": Moment(TRIAL, "suggest_categorical", True),
-    "drawn, before the launch": Moment(search.Search, "_launch", False),
+    "drawn, before the launch": Moment(launching.JobLauncher, "run", False),
     "the record is begun": Moment(RECORD, "__init__", True),
     "before the model is loaded": Moment(finetune, "load_model", False),
     "the first step is trained": Moment(RECORD, "add_step", True),
-    "while a dead trial is released": Moment(SHARED, "release", False),
+    "while a dead trial is released": Moment(recovery, "release", False),
     "the last step is trained": Moment(RECORD, "add_step", True, STEPS),
     "while predictions are written": Moment(RECORD, "add_predictions", False),
     "before the record is closed": Moment(RECORD, "end", False),
@@ -172,14 +172,17 @@ def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [
         trial
         for trial in trials
-        if trial.state.is_finished() and trial.user_attrs.get(study.DUPLICATE_OF) is None
+        if trial.state.is_finished() and trial.user_attrs.get(attributes.DUPLICATE_OF) is None
     ]
 
 
 def course(trials: list[FrozenTrial]) -> list[tuple[Any, list[float] | None]]:
     """Return what was run and what it gave, trial by trial."""
     return [
-        (trial.user_attrs.get(study.NAMED) or trial.user_attrs.get("overrides"), trial.values)
+        (
+            trial.user_attrs.get(attributes.NAMED) or trial.user_attrs.get(attributes.OVERRIDES),
+            trial.values,
+        )
         for trial in trials
     ]
 
@@ -198,11 +201,11 @@ def problems(
         found.append(f"left open: trials {open_ones}")
     if any(trial.state is not TrialState.COMPLETE for trial in finished):
         found.append("a trial that counts has failed")
-    named = sorted(str(trial.user_attrs.get(study.NAMED)) for trial in finished)
+    named = sorted(str(trial.user_attrs.get(attributes.NAMED)) for trial in finished)
     if named.count("None") != TRIALS - 4 or len(set(named)) != 5:
         found.append(f"named trials: {named}")
     records = complete_records(folder)
-    folders = [str(Path(trial.user_attrs[study.FOLDER]) / "record.json") for trial in finished]
+    folders = [str(Path(trial.user_attrs[attributes.FOLDER]) / "record.json") for trial in finished]
     if sorted(folders) != sorted(records):
         found.append(f"{len(records)} complete records, told are {len(set(folders))} of them")
     for trial, path in zip(finished, folders, strict=True):
@@ -255,7 +258,7 @@ def main() -> int:
         found = problems(folder, seen, undisturbed)
         for line in found:
             print(f"does not hold: {line}")
-        again = sum(trial.user_attrs.get(study.ENDED, 0) for trial in trials_of(folder))
+        again = sum(trial.user_attrs.get(attributes.ENDED, 0) for trial in trials_of(folder))
         print(
             f"{done} kills, {TRIALS} trials, {again} times one was begun again, exit code {code}, "
             f"{len(found)} problems, {time.perf_counter() - began:.0f} s"

@@ -21,6 +21,7 @@ _PUBLIC = {
     "get_layer_sparsity_ratio": "sparselora.sparse.schedule",
     "load_records": "sparselora.report.loading.load",
     "load_study": "sparselora.report.loading.study",
+    "register_estimator": "sparselora.sparse.estimators",
     "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",
 }

@@ -12,6 +12,7 @@ from sparselora.cli import hydra_setup, messages
 from sparselora.cli.command_line import parse_arguments
 from sparselora.cli.preflight import preflight
 from sparselora.errors import TrainingError, UserError
+from sparselora.plugins import load_plugins
 
 hydra_setup.install()
 
@@ -44,6 +45,7 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
     try:
         arguments = parse_arguments()
         check_alone()
+        load_plugins()
         preflight(arguments, unused)
         hydra_main()
     except KeyboardInterrupt:

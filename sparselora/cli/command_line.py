@@ -13,6 +13,7 @@ from sparselora import __version__
 from sparselora.config.keys import kind_of, suggestions
 from sparselora.errors import UserError, refuse_in_a_line
 from sparselora.paths import CONF
+from sparselora.search.compat import command_line_parser
 
 COMMANDS = ("run", "bench", "report")
 _SWEEPS_ALONE = (
@@ -31,12 +32,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     Raises:
         UserError: a flag that there is not, or flags that exclude each other.
     """
-    from hydra._internal.utils import get_args_parser
-
-    parser = get_args_parser()
-    for action in parser._actions:
-        if isinstance(action, argparse._VersionAction):
-            action.version = f"sparselora {__version__}"
+    parser = command_line_parser(f"sparselora {__version__}")
     refuse_in_a_line(parser)
     parsed = parser.parse_intermixed_args(sys.argv[1:] if arguments is None else list(arguments))
     modes = {

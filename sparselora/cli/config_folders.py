@@ -4,13 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import _get_rerun_overrides, create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
 from sparselora.errors import UserError
 from sparselora.paths import CONF, PACKAGE
+from sparselora.search import compat
 
 
 def rerun(folder: str) -> tuple[str, list[str]]:
@@ -20,7 +18,7 @@ def rerun(folder: str) -> tuple[str, list[str]]:
         UserError: there are none, or they cannot be read.
     """
     try:
-        name, saved = _get_rerun_overrides(folder)
+        name, saved = compat.rerun_overrides(folder)
     except Exception as error:  # whatever the files hold in place of what Hydra left there
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise UserError(
@@ -49,8 +47,7 @@ def config_folders(primary: str | None, extra: str | None) -> Iterator[None]:
             raise UserError(
                 f"--config-path {primary}: no such folder; a relative one is below {PACKAGE}"
             )
-    backup = get_gh_backup()
-    search_path = create_config_search_path(main)
+    search_path = compat.config_search_path(main)
     if extra is not None:
         folder = Path(extra).resolve()
         if not folder.is_dir():
@@ -60,8 +57,5 @@ def config_folders(primary: str | None, extra: str | None) -> Iterator[None]:
             path=f"file://{folder}",
             anchor=SearchPathQuery(provider="schema"),
         )
-    try:
-        Hydra.create_main_hydra2("app", search_path)
+    with compat.composing_from(search_path):
         yield
-    finally:
-        restore_gh_from_backup(backup)

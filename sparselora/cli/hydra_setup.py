@@ -13,15 +13,18 @@ from omegaconf import OmegaConf
 
 from sparselora.config.schema import register_schema
 from sparselora.paths import SWEEPS
+from sparselora.plugins import CONFIG_FOLDERS
 from sparselora.search.config import register_search
 from sparselora.search.sweeper import SearchSweeper
 
 
 class SweepsSearchPath(SearchPathPlugin):
-    """Lets `+sweep=NAME` find `sweeps/sweep/NAME.yaml` from any working directory."""
+    """Let Hydra find `sweeps/`, and the config folders of plugins, from any working directory."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("sparselora", f"file://{SWEEPS}")
+        """Add the folders behind those of the command."""
+        for folder in (SWEEPS, *CONFIG_FOLDERS):
+            search_path.append("sparselora", f"file://{folder}")
 
 
 def run_id() -> str:
@@ -30,7 +33,7 @@ def run_id() -> str:
 
 
 def install() -> None:
-    """Register all of it with Hydra and OmegaConf."""
+    """Register with Hydra and OmegaConf what they must know before they compose."""
     register_schema()
     register_search()
     for plugin in (SweepsSearchPath, SearchSweeper):

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sparselora.paths import CONF
+from sparselora.plugins import load_plugins
 
 Result = TypeVar("Result")
 
@@ -25,6 +26,7 @@ def from_where_the_user_stands(
 
     @functools.wraps(task)
     def standing(config: DictConfig) -> Result:
+        load_plugins()  # a launcher's workers have run no command
         job = HydraConfig.get()
         with chdir(job.runtime.cwd) if job.job.chdir else nullcontext():
             return task(config)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,14 +21,14 @@ from sparselora.config.schema import DataConfig, RunConfig
 from sparselora.errors import UserError
 from sparselora.records.record import BENCH_NAME, RECORD_NAME
 from sparselora.runs.checks import check_shape, load_run_data, parse_job, user_keys
+from sparselora.search import compat
 from sparselora.search.config import TARGET as SEARCH
 from sparselora.search.config import SearchConfig
 
 if TYPE_CHECKING:
-    from sparselora.search.space.space import Check
+    from sparselora.search.space.effective import Check
 
 _SAMPLER = "hydra/sweeper/sampler"
-_BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
 def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
@@ -49,9 +48,7 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
     with config_folders(arguments.config_path, arguments.config_dir):
         jobs = _jobs(name, overrides, arguments.multirun)
     for overrides, _ in jobs:
-        for key in user_keys(overrides):
-            if unused and key.startswith(unused):
-                raise UserError(f"{key}: without effect in this command; leave it out")
+        check_unused(overrides, unused)
     checked: list[tuple[DataConfig, bool]] = []
     for _, run in jobs:
         asked = (run.data, run.measure.test)
@@ -76,7 +73,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
     fixed = [str(item.input_line) for item in parsed if not item.is_sweep_override()]
     tasks = _tasks(overrides)
     try:
-        base = _compose(name, fixed if multirun else overrides)
+        base = compose_config(name, fixed if multirun else overrides)
     except HydraException as error:
         _check_sampler_is_there(name, fixed, tasks, error)
         raise
@@ -84,7 +81,13 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
         folder = str(place).removeprefix("file://")
         if "://" not in folder and not Path(folder).is_dir():
             raise UserError(f"hydra.searchpath={place}: no such folder")
-    _make_output_folder(base, multirun)
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    folder = str(OmegaConf.select(base, key))
+    if not folder:
+        raise UserError(f"{key}=: a folder is needed")
+    # A search goes on in its folder: each trial has one of its own there.
+    goes_on = multirun and base.hydra.sweeper._target_ == SEARCH
+    make_output_folder(key, Path(folder), "**/" if multirun else "", goes_on)
     if not multirun:
         check_sweep(parsed)
         return [(tasks, parse_job(base, tasks))]
@@ -94,7 +97,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
         for key in sorted(set(map(str, sweeper)) - {field.name for field in fields(SearchConfig)}):
             raise UserError(f"hydra.sweeper.{key}: unknown key; a search has none of that name")
         return _search_jobs(name, sweeper, base.hydra.launcher._target_, tasks, hydra_lines)
-    if sweeper._target_ != _BASIC_SWEEPER:
+    if sweeper._target_ != compat.BASIC_SWEEPER:
         # What it runs is the sweeper's to say, and each run checks itself.
         direction = OmegaConf.select(sweeper, "direction")
         if "direction" in sweeper and not (OmegaConf.is_list(direction) and len(direction) == 2):
@@ -108,7 +111,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
         if key not in ("_target_", "max_batch_size", "params"):
             raise UserError(f"hydra.sweeper.{key}: a grid has none; add hydra/sweeper=search")
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *tasks]), None)
+    batches = compat.grid_batches(parser.parse_overrides([*params, *tasks]))
     if not any(batches):
         given = [str(item.input_line) for item in parsed if item.is_sweep_override()]
         raise UserError(f"{' '.join(given)}: matches nothing, so no run is left")
@@ -119,7 +122,7 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[st
             "such as ${hydra.job.num}, is needed"
         )
     return [
-        (job, parse_job(_compose(name, [*hydra_lines, *job]), job))
+        (job, parse_job(compose_config(name, [*hydra_lines, *job]), job))
         for batch in batches
         for job in batch
     ]
@@ -135,11 +138,11 @@ def _search_jobs(
 
 
 def _search_check(name: str, hydra_lines: list[str]) -> "Check":
-    from sparselora.search.space.space import remembered
+    from sparselora.search.space.effective import remembered
 
     @remembered
     def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        run = parse_job(_compose(name, [*hydra_lines, *overrides]), overrides)
+        run = parse_job(compose_config(name, [*hydra_lines, *overrides]), overrides)
         return run, check_shape(run, user_keys(overrides))
 
     return check
@@ -153,7 +156,7 @@ def _check_sampler_is_there(
     if not asked or f"'{_SAMPLER}/" not in str(error):
         return
     rest = [item for item in fixed if item not in asked]
-    sweeper = _compose(name, rest).hydra.sweeper
+    sweeper = compose_config(name, rest).hydra.sweeper
     if sweeper._target_ == SEARCH:
         from sparselora.search.space.samplers import samplers_taken
         from sparselora.search.space.space import Space
@@ -168,7 +171,8 @@ def _tasks(overrides: Sequence[str]) -> list[str]:
     return [item for item in overrides if not _hydra(item)]
 
 
-def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a config, Hydra's part among it; whatever Hydra refuses is an error of its own or ours."""
     try:
         return compose(name, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
@@ -181,21 +185,35 @@ def _hydra(override: str) -> bool:
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
-def _make_output_folder(base: DictConfig, multirun: bool) -> None:
-    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-    name = str(OmegaConf.select(base, key))
-    folder = Path(name)
-    if not name:
-        raise UserError(f"{key}=: a folder is needed")
+def check_unused(overrides: Sequence[str], unused: tuple[str, ...]) -> None:
+    """Raise a `UserError` where overrides set a key that a command does not look at.
+
+    Args:
+        overrides: of one job.
+        unused: beginnings of such keys.
+    """
+    for key in user_keys(overrides):
+        if unused and key.startswith(unused):
+            raise UserError(f"{key}: without effect in this command; leave it out")
+
+
+def make_output_folder(key: str, folder: Path, below: str = "", goes_on: bool = False) -> None:
+    """Make the folder that an output folder lies in.
+
+    Args:
+        key: what the folder was given as, for messages.
+        folder: for new results.
+        below: a pattern of the folders below it that results may lie in, such as `**/`.
+        goes_on: whether the folder may hold results already.
+
+    Raises:
+        UserError: it is a file, holds results already, or cannot be made.
+    """
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{key}={folder}: is a file; a folder is allowed")
-        below = "**/" if multirun else ""
-        # A search goes on in its folder: each trial has one of its own there.
-        goes_on = multirun and base.hydra.sweeper._target_ == SEARCH
-        if not goes_on and any(
-            any(folder.glob(f"{below}{name}")) for name in (RECORD_NAME, BENCH_NAME)
-        ):
+        names = (RECORD_NAME, BENCH_NAME)
+        if not goes_on and any(any(folder.glob(f"{below}{name}")) for name in names):
             raise UserError(f"{key}={folder}: holds results already; give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

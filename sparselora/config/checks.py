@@ -24,12 +24,12 @@ from sparselora.config.schema import (
     TrainConfig,
 )
 from sparselora.errors import UserError, WithoutEffectError
-from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.estimators import ESTIMATORS
 from sparselora.sparse.schedule import kept_channels, layer_sparsities, names_layer
 from sparselora.sparse.validate import check_at_least, check_choice, check_share
 
 if TYPE_CHECKING:
-    from sparselora.sparse.backbone.ffn import ModelShape
+    from sparselora.sparse.backbone.model_shape import ModelShape
 
 
 def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConfig:

@@ -11,7 +11,7 @@ from omegaconf import MISSING, OmegaConf
 
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.named_settings import UNSAID
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 
 OUTCOME_FREE_TRAIN_KEYS = ("checkpoint_every", "resume")
 """Keys of `train` that do not change what a run comes to."""

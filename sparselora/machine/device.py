@@ -8,7 +8,7 @@ from sparselora.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+    """Return the device of a name; `auto` is CUDA where there is one.
 
     Raises:
         UserError: a CUDA device is asked for that is not there.

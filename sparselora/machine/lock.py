@@ -1,4 +1,4 @@
-"""One lock a device: training shares it, timing has it alone.
+"""A lock on each device: training shares it, timing has it alone.
 
 Concurrent jobs of one user on one machine train in parallel; while one of them times, the others stand
 still. Training holds the lock for a step and lets it go again, so a job that wants to time waits for
@@ -21,7 +21,7 @@ from sparselora.errors import UserError
 
 
 class DeviceLock:
-    """The lock of one device on this machine, for this user.
+    """Lock one device of this machine, shared or alone, for this user.
 
     A job that wants it alone takes the gate first and keeps it, and every one that shares passes the
     gate; so new sharers wait behind it, and however many there are it is served. Not to be taken twice
@@ -46,7 +46,7 @@ class DeviceLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Beside other sharers, never beside a job that times."""
+        """Hold the lock beside other sharers, never beside a job that times."""
         began = time.perf_counter()
         with self._gate:
             self._lock.acquire_read()
@@ -58,7 +58,7 @@ class DeviceLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While every other job that uses this lock stands still."""
+        """Hold the lock while every other job that uses it stands still."""
         began = time.perf_counter()
         with self._gate:
             self._acquire_alone()

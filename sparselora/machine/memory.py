@@ -18,7 +18,7 @@ _STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """From construction to `peak_mb()`.
+    """Measure the peak of memory from construction to `peak_mb()`.
 
     CUDA: bytes that torch's allocator handed out. CPU: resident bytes of the whole process; Linux
     keeps their peak and lets it be reset; elsewhere the peak since the process began is given, and
@@ -37,7 +37,7 @@ class PeakMemory:
             self.resettable = False
 
     def peak_mb(self) -> float | None:
-        """The peak so far; null where the system does not tell."""
+        """Return the peak so far; None where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e6
         try:
@@ -56,9 +56,12 @@ def step_memory(
     device: torch.device,
     beside: Iterable[torch.Tensor] = (),
 ) -> dict[str, float | None]:
-    """Memory of one step, in MB, however much else the process holds.
+    """Measure the memory of one step, in MB, however much else the process holds.
 
     Args:
+        model: what the step trains.
+        step: does one optimizer step; called twice.
+        device: of the model.
         beside: what stays from step to step and is not the model's: the optimizer's state, the patch's
             buffers.
 
@@ -96,7 +99,7 @@ def step_memory(
 
 
 class _SavedBytes:
-    """What autograd keeps for the backward passes of a step: the most of any one of them."""
+    """Count what autograd keeps for the backward passes of a step: the most of any one of them."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = {each.untyped_storage().data_ptr() for each in model.parameters()}
@@ -122,7 +125,10 @@ class _SavedBytes:
 
 
 def give_back_freed_memory() -> None:
-    """To the system, which measures it: glibc keeps what was freed, for what comes next to use."""
+    """Give freed memory back to the system, which measures it.
+
+    glibc keeps what was freed, for what comes next to use.
+    """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Which process on which machine: enough to tell a live one from a dead one."""
+"""The identity of a process: enough to tell a live one from a dead one."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def identity() -> dict[str, Any]:
-    """This process: host, boot, number and start. What the system does not tell is null."""
+    """Return this process's host, boot, number and start; None for what the system does not tell."""
     return {
         "host": socket.gethostname(),
         "boot_id": _boot_id(),
@@ -22,9 +22,9 @@ def identity() -> dict[str, Any]:
 
 
 def is_dead(other: Mapping[str, Any]) -> bool:
-    """Whether the process with this identity is known to have ended.
+    """Return whether the process with this identity has surely ended.
 
-    One on another machine is never known to have.
+    Of a process on another machine this is never sure.
     """
     if other["host"] != socket.gethostname():
         return False

@@ -1,4 +1,4 @@
-"""Where a run happened: enough to tell two runs apart, and a live one from a dead one."""
+"""The provenance of a run: code, versions, machine and process."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Code, versions, machine and process. What the system does not tell is null."""
+    """Return code, versions, machine and process; None for what the system does not tell."""
     return {
         "git": git_state(),
         "versions": package_versions(),
@@ -45,19 +45,19 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def load_average() -> list[float] | None:
-    """Processes that run or wait, over 1, 5 and 15 minutes."""
+    """Return how many processes run or wait, over 1, 5 and 15 minutes."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
 def package_versions() -> dict[str, str | None]:
-    """Of Python, this package and those that a run's outcome depends on."""
+    """Return the versions of Python, this package and those that a run's outcome depends on."""
     own = {"python": platform.python_version(), "sparselora": _version("sparselora")}
     return own | {package: _version(package) for package in PACKAGES}
 
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package runs from; null where it is installed."""
+    """Return commit and dirty flag of the checkout in use; None for both where there is none."""
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -70,7 +70,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """What the hardware calls itself."""
+    """Return what the hardware calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():

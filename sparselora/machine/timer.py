@@ -1,4 +1,4 @@
-"""Times of optimizer steps, on the clock of the device that runs them."""
+"""A timer of optimizer steps, on the clock of the device that runs them."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 
 
 class StepTimer:
-    """Milliseconds between `start` and `stop`, read later so that nothing waits for the device.
+    """Time what runs between `start` and `stop`; read later, so that nothing waits for the device.
 
     On CUDA the two are events in the stream of the work; on the CPU the monotonic clock.
     """
@@ -20,18 +20,20 @@ class StepTimer:
         self._stop: Any = None
 
     def start(self) -> None:
+        """Begin to time."""
         self._start = self._now()
 
     def stop(self) -> None:
+        """End the time."""
         self._stop = self._now()
 
     def wait(self) -> None:
-        """Until the device has reached `stop`."""
+        """Wait until the device has reached `stop`."""
         if self._device.type == "cuda":
             self._stop.synchronize()
 
     def milliseconds(self) -> float:
-        """Between the two; waits first."""
+        """Return the milliseconds between `start` and `stop`; wait for the device first."""
         self.wait()
         if self._device.type == "cuda":
             return float(self._start.elapsed_time(self._stop))
@@ -47,7 +49,10 @@ class StepTimer:
 
 
 def quantiles(milliseconds: Sequence[float]) -> dict[str, float | int | None]:
-    """How many, and the 10th, 50th and 90th percentile and the mean, in ms; null where none."""
+    """Return how many steps there are, and their 10th, 50th and 90th percentile and mean, in ms.
+
+    Percentiles and mean are None where there is no step.
+    """
     if not milliseconds:
         return {"steps": 0, "p10": None, "p50": None, "p90": None, "mean": None}
     low, middle, high = np.quantile(milliseconds, [0.1, 0.5, 0.9]).tolist()

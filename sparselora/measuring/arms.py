@@ -13,7 +13,7 @@ from sparselora.machine.timer import StepTimer
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.backbone.attention import find_attention
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels.calibration import Calibration
+from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.tensors import tensors_in
@@ -31,12 +31,12 @@ SCHEDULE_STEPS = 1_000_000
 
 
 def fast_arm(sparsity: SparsityConfig | None) -> str:
-    """What the speed-up is of."""
+    """Return the arm that the speed-up is of: the sparse one, or our dense one in plain LoRA."""
     return OWN if sparsity is None else SPARSE
 
 
 class Arms:
-    """The models that are timed against each other.
+    """Hold the models that are timed against each other.
 
     Frozen weights are shared with `model`, but for those that a patch lays out anew, so two copies
     cost little; what trains is copied.
@@ -44,6 +44,9 @@ class Arms:
     Args:
         model: not patched.
         sparsity: of the sparse arm; None where the run is plain LoRA, which has no such arm.
+        train: settings of the optimizer.
+        device: of `model`.
+        calibration: where `sparsity` needs it.
         loss: of our arms; stock's is the model's own.
     """
 
@@ -76,7 +79,7 @@ class Arms:
         }
 
     def step(self, name: str, micro_batches: Sequence[dict[str, Tensor]]) -> StepTimer:
-        """One optimizer step of one arm."""
+        """Do one optimizer step of one arm; return its timer."""
         if self.handle is not None:
             (self.handle.enable if name in (SPARSE, FAST_AGAIN) else self.handle.disable)()
         return self._stepper_of[name].step(micro_batches)[2]
@@ -84,7 +87,7 @@ class Arms:
     def memory(
         self, name: str, micro_batches: Sequence[dict[str, Tensor]]
     ) -> dict[str, float | None]:
-        """Of one step of one arm, see `step_memory`."""
+        """Measure the memory of one step of one arm, as `step_memory` does."""
         held = [*tensors_in(dict(self._stepper_of[name].optimizer.state))]
         if self.handle is not None and name != STOCK:
             held += self.handle.held()
@@ -93,7 +96,7 @@ class Arms:
 
 
 def _relaid(model: nn.Module, sparsity: SparsityConfig | None) -> set[int]:
-    """The frozen weights that a patch lays out anew, by id."""
+    """Return the ids of the frozen weights that a patch lays out anew."""
     scattered = [block.scattered() for block in find_blocks(model)]
     if sparsity is not None and sparsity.sparsifies_attention:
         scattered += [attention.scattered() for attention in find_attention(model)]

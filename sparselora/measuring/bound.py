@@ -9,12 +9,12 @@ from sparselora.config.schema import Precision, RunConfig
 from sparselora.measuring.dimensions import attention_kept_of, model_dimensions
 from sparselora.measuring.flops import gather_bytes, step_flops, svd_estimate_flops
 from sparselora.measuring.sizes import AttentionKept, ModelDimensions
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.loop import StepRow, head_positions, tokens_kept_dense
 
 
 class Shape(NamedTuple):
-    """Of one forward pass."""
+    """Hold the sizes of one forward pass."""
 
     batch: int
     length: int
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 
 def shapes_of(rows: Sequence[StepRow], passes: int) -> list[Shape]:
-    """Of a forward pass of each step; the passes of one step count as equal."""
+    """Return the sizes of a forward pass of each step; the passes of one step count as equal."""
     return [
         Shape(
             round(row.examples / passes),
@@ -43,9 +43,11 @@ def of_flops(
     kept: Sequence[int],
     shapes: Sequence[Shape],
 ) -> dict[str, Any] | None:
-    """FLOPs of a mean optimizer step, dense and in the sparse phase, by term, and the bound.
+    """Count the FLOPs of a mean optimizer step, dense and sparse, by term, and the bound.
 
     Args:
+        model: trained or not; patched or not.
+        run: its settings.
         kept: channels computed in each layer in the sparse phase.
         shapes: of forward passes, over which the mean is taken; None without any.
     """
@@ -97,7 +99,7 @@ def of_flops(
 
 
 def _estimate_flops(model: ModelDimensions, run: RunConfig) -> int:
-    if run.sparsity.kind.full_map:
+    if run.sparsity.kind.full_projection:
         return 2 * model.hidden_size * model.intermediate_size
     if run.svd_rank is None:
         return 0
@@ -111,7 +113,7 @@ def add_bound(
     kept: Sequence[int],
     batches: Sequence[Mapping[str, Tensor]],
 ) -> dict[str, Any]:
-    """Put `bound` and `efficiency` on the timed batches into `timing`; → their FLOPs."""
+    """Put `bound` and `efficiency` on the timed batches into `timing`; return their FLOPs."""
     shapes = []
     for batch in batches:
         rows, length = batch["input_ids"].shape
@@ -126,11 +128,11 @@ def add_bound(
 
 
 def run_speedup(timing: Mapping[str, Any], phases: Phases, calibration_seconds: float) -> float:
-    """Stock PEFT LoRA's time for a whole run over this one's: every step at its phase's own time.
+    """Return stock PEFT LoRA's time for a whole run over this one's.
 
-    A step on the way up counts as between dense and sparse, by its share. Calibration counts, waits
-    for the device's lock do not. The steps' times are drift-corrected: stock's over the speed-ups of one
-    interleaved measurement; calibration's is as the clock showed it.
+    Every step counts at its phase's own time; one on the way up as between dense and sparse, by its
+    share. Calibration counts, waits for the device's lock do not. The steps' times are drift-corrected:
+    stock's over the speed-ups of one interleaved measurement; calibration's is as the clock showed it.
     """
     stock, sparse = timing["stock_dense_ms"], phases.shares()
     ours = calibration_seconds * 1e3 / stock

@@ -1,4 +1,4 @@
-"""A live model's sizes, as the count of FLOPs takes them."""
+"""The sizes of a live model, as the count of FLOPs takes them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +11,17 @@ from sparselora.measuring.sizes import (
     RelativeAttention,
     ShortLastLayer,
 )
+from sparselora.sparse.acceleration.attention import NAME
 from sparselora.sparse.acceleration.last_layer import reads_first_token
 from sparselora.sparse.backbone.architectures import Architecture
-from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_model_shape
+from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_model_shape
 from sparselora.sparse.channels.head_channels import HeadShape
 from sparselora.sparse.config import SparsityConfig
-from sparselora.sparse.ops.dropout_attention import NAME
 from sparselora.sparse.schedule import kept_channels
 
 
 def kept_of(model: nn.Module, sparsities: Sequence[float]) -> list[int]:
-    """Channels computed in each layer of `model` at these sparsities; f where it is dense."""
+    """Return the channels computed in each layer at these sparsities; f where it is dense."""
     f = get_model_shape(get_backbone(model).config).intermediate_size
     return [kept_channels(sparsity, f) for sparsity in sparsities]
 
@@ -29,7 +29,7 @@ def kept_of(model: nn.Module, sparsities: Sequence[float]) -> list[int]:
 def attention_kept_of(
     model: nn.Module, config: SparsityConfig
 ) -> list[AttentionKept | None] | None:
-    """What is computed of each layer's attention maps; None where all are whole."""
+    """Return what is computed of each layer's attention projections; None where all are dense."""
     if not config.sparsifies_attention:
         return None
     sizes = model_dimensions(model)
@@ -44,7 +44,7 @@ def attention_kept_of(
     rows = (keys * shape.groups, keys, keys)
     d = sizes.hidden_size
     estimate = 0
-    if config.kind.full_map:
+    if config.kind.full_projection:
         estimate = sum(2 * d * each for each in rows)
     elif config.kind.has_rank and config.svd_rank is not None:
         ranks = [min(config.svd_rank, d, each) for each in rows]
@@ -59,10 +59,10 @@ def attention_kept_of(
 
 
 def model_dimensions(model: nn.Module) -> ModelDimensions:
-    """Sizes of a transformers classifier, wrapped by PEFT or not.
+    """Return the sizes of a transformers model, wrapped by PEFT or not.
 
-    The head is every linear map outside the layers, with whether it trains: BERT's frozen pooler and
-    its classifier, DistilBERT's two maps, a decoder's one.
+    The head is every linear layer outside the stack, with whether it trains: BERT's frozen pooler and
+    its classifier, DistilBERT's two, a decoder's one.
     """
     config: Any = get_backbone(model).config
     architecture, shape = get_architecture(config), get_model_shape(config)

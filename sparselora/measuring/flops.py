@@ -2,12 +2,12 @@
 
 Counted are matrix products, 2 · rows · inner · columns each, which is what `torch.utils.flop_counter`
 counts as well; elementwise work is not. Causal attention counts in full, as torch's own kernel computes
-it; `sparse.causal_attention` leaves up to half of that out, dense or sparse, which is not part of the
+it; `sparse.ops.causal_attention` leaves up to half of that out, dense or sparse, which is not part of the
 bound. N = batch · length positions (padding included: it is computed),
 d = hidden_size, f = intermediate_size, r = lora.r.
 
-A map W, (out, in), that is frozen costs 2·N·in·out forward and, if its input needs a gradient, the
-same again backward (dx = dy W). It has no weight gradient: 2 + 2 per parameter and token, not 6.
+A linear layer W, (out, in), that is frozen costs 2·N·in·out forward and, if its input needs a gradient,
+the same again backward (dx = dy W). It has no weight gradient: 2 + 2 per parameter and token, not 6.
 
 Below the first adapter nothing needs a gradient. The input of layer 0 is a frozen embedding, so its
 query, key and value have no input gradient at all, and attention passes back only to those of the
@@ -22,7 +22,7 @@ from sparselora.measuring.sizes import AttentionKept, ModelDimensions, RelativeA
 
 @dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of one optimizer step; every field is forward and backward together."""
+    """Hold the FLOPs of one optimizer step; every field is forward and backward together."""
 
     query_key_value: int
     output_projection: int
@@ -37,15 +37,15 @@ class StepFlops:
     embeddings: int = 0
     """A look-up, without a product."""
     relative_attention: int = 0
-    """Its maps of distances, without their adapters, and its two products with them."""
+    """Its projections of distances, without their adapters, and its two products with them."""
 
     @property
     def total(self) -> int:
-        """The sum of all terms."""
+        """Return the sum of all terms."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def to_dict(self) -> dict[str, int]:
-        """Terms and their total."""
+        """Return the terms and their total."""
         return {**asdict(self), "total": self.total}
 
 
@@ -67,16 +67,19 @@ def step_flops(
     """Count one forward and backward pass over (batch_size, length) positions.
 
     Args:
+        model: its sizes.
+        batch_size: sequences.
+        length: positions of each, padding included.
         kept: channels computed in each layer; f where it is dense.
         projections: which of query, key, value, output carry an adapter.
         lora_rank: r.
-        estimate_flops: of the estimate of one map for one token; 0 where no product is needed.
+        estimate_flops: of the estimate of one linear layer for one token; 0 where no product is needed.
         estimator_tokens: positions scored in a layer; None for all.
         choices: of channels in a step: 1, less where a choice is kept for several, 0 where it is
             fixed.
-        compensation_rank: r of its map, 0 for `mean`, None without compensation.
+        compensation_rank: r of its linear map, 0 for `mean`, None without compensation.
         dense_tokens: positions that every channel is computed for, whatever is kept for the others.
-        attention: what is kept of each layer's maps; None for a layer, or all, that are whole.
+        attention: what is kept of each layer's projections; None for a layer, or all, that are whole.
         head_positions: that the head is applied to; None for what the model does by itself.
     """
     tokens = batch_size * length
@@ -175,7 +178,10 @@ def _scored(positions: int, sample: int | None) -> int:
 
 
 def svd_estimate_flops(hidden_size: int, intermediate_size: int, rank: int) -> int:
-    """Of one map for one token: x Vᵀ costs 2·d·r, its product with U S another 2·r·f."""
+    """Count the low-rank estimate of one linear layer for one token.
+
+    x Vᵀ costs 2·d·r, its product with U S another 2·r·f.
+    """
     return 2 * rank * (hidden_size + intermediate_size)
 
 
@@ -225,7 +231,7 @@ def gather_bytes(
     bytes_per_element: int,
     attention: Sequence[AttentionKept | None] | None = None,
 ) -> int:
-    """Bytes that the gathers of one step read and write: the kept rows of every map, once each."""
+    """Count the bytes that the gathers of one step read and write: every kept row once."""
     maps = 3 if model.gated else 2
     rows = maps * sum(channels for channels in kept if channels < model.intermediate_size)
     for each in attention or ():

@@ -15,7 +15,7 @@ from sparselora.machine.timer import StepTimer
 
 @dataclass(frozen=True)
 class Interval:
-    """A median with its 95 % bootstrap interval."""
+    """Hold a median with its 95 % bootstrap interval."""
 
     median: float
     low: float
@@ -23,15 +23,15 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """high − low, relative to the median."""
+        """Return high − low, relative to the median."""
         return (self.high - self.low) / self.median
 
 
 def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) -> Interval:
-    """Median over rounds of numerator / denominator, with a bootstrap interval over whole rounds.
+    """Return the median over rounds of numerator / denominator, with a bootstrap interval.
 
     A round's two times stand next to each other in time, on one batch, so that drift of the machine
-    cancels in their ratio; resampling rounds keeps each pair together.
+    cancels in their ratio; whole rounds are resampled, which keeps each pair together.
 
     Args:
         numerator: ms of one arm, a value a round; at least two rounds.
@@ -51,7 +51,7 @@ def paired_ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) ->
 
 @dataclass(frozen=True)
 class Budget:
-    """How long interleaved timing goes on."""
+    """Say how long interleaved timing goes on."""
 
     min_rounds: int
     """The first look at the interval comes after these; each next one after half as many again."""
@@ -71,14 +71,17 @@ def interleave(
     seed: int = 0,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> dict[str, list[float]]:
-    """Time all arms in each round, in an order drawn anew; → ms by arm, a value a round.
+    """Time all arms in each round, in an order drawn anew.
 
     Args:
         arms: name → a function that does one step of round n and gives its timer.
         budget: when to stop.
         watched: relative width of the interval that matters, from the times so far.
         seed: of the order.
-        on_round: told of each round that counts, from 1.
+        on_round: called with the number of each round that counts, from 1.
+
+    Returns:
+        Milliseconds by arm, a value a round.
     """
     order = random.Random(seed)
     names = list(arms)

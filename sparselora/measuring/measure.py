@@ -18,7 +18,7 @@ from sparselora.machine.provenance import load_average
 from sparselora.machine.timer import StepTimer
 from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, STOCK, Arms, fast_arm
 from sparselora.measuring.interleave import Budget, Interval, interleave, paired_ratio
-from sparselora.sparse.channels.calibration import Calibration
+from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.training.loop import Loss, to_device
 
@@ -36,14 +36,17 @@ def measure(
     calibration: Calibration | None = None,
     loss: Loss | None = None,
 ) -> dict[str, Any]:
-    """Time the arms under the device's lock; → the record's `timing`.
+    """Time the arms under the device's lock; return the record's `timing`.
 
     Args:
         model: trained or not; not patched.
         sparsity: None for plain LoRA, which has no sparse arm.
         batches: real ones, taken in turn.
+        train: settings of the optimizer.
         settings: budget.
-        on_round: told of each round.
+        device: of `model`.
+        lock: of that device.
+        on_round: called with the number of each round.
         seed: of the order of the arms.
         calibration: where `sparsity` needs it.
         loss: of our arms; stock's is always the model's own.

@@ -1,4 +1,4 @@
-"""What a device can do at best, by a short probe: rate of matrix products, bandwidth of copies."""
+"""A short probe of what a device can do at best: rate of matrix products, bandwidth of copies."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,11 @@ REPEATS = 7
 
 
 def roofline(device: torch.device, dtype: torch.dtype) -> dict[str, float | str]:
-    """The best of a few repeats of a (2048, 2048) product and of a copy of 256 MB.
+    """Time a (2048, 2048) product and a copy of 256 MB; return the best of a few repeats.
+
+    Args:
+        device: that is probed.
+        dtype: of the product.
 
     Returns:
         `matmul_gflops` (10⁹ a second, a multiply-add counted twice), `copy_gb_per_second` (10⁹ bytes

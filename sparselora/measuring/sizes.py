@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RelativeAttention:
-    """DeBERTa's attention by distance, beside that by content (He et al., 2021, section 3.1)."""
+    """Describe DeBERTa's attention by distance, beside that by content.
+
+    Source: He et al., 2021, section 3.1.
+    """
 
     positions: int
-    """S: embeddings of distances, which are put through maps in each layer."""
+    """S: embeddings of distances, which go through projections in each layer."""
     shared_maps: bool
-    """Whether those are the query and key maps; else the layer has two more, without adapters."""
+    """Whether those are the query and key projections; else the layer has two more, without adapters."""
     content_to_position: bool
     """Whether queries meet distances; and keys, the next."""
     position_to_content: bool
@@ -18,17 +21,17 @@ class RelativeAttention:
 
 @dataclass(frozen=True)
 class ShortLastLayer:
-    """A last layer that is computed for the first token alone, but for its keys and values."""
+    """Describe a last layer that is computed for the first token alone, but for keys and values."""
 
     query: bool
-    """Whether its query map is too."""
+    """Whether its query projection is too."""
     attention: bool
     """Whether what attends is one query to a sequence."""
 
 
 @dataclass(frozen=True)
 class ModelDimensions:
-    """What the count needs to know of a model."""
+    """Hold what the count of FLOPs needs to know of a model."""
 
     num_layers: int
     hidden_size: int
@@ -37,20 +40,20 @@ class ModelDimensions:
     num_key_value_heads: int
     head_dim: int
     gated: bool
-    """Whether the FFN has a gate: three maps in place of two."""
+    """Whether the FFN has a gate: three linear layers in place of two."""
     head_maps: tuple[tuple[int, int, bool], ...]
-    """Maps of the classification head: (in, out, whether it trains)."""
+    """Linear layers of the classification head: (in, out, whether it trains)."""
     head_on_every_token: bool
     """Whether the head is applied before one token is picked, as decoders do."""
     fused_attention: bool = False
-    """Whether query, key and value are one map, with one adapter."""
+    """Whether query, key and value are one projection, with one adapter."""
     relative: RelativeAttention | None = None
     short_last_layer: ShortLastLayer | None = None
 
 
 @dataclass(frozen=True)
 class AttentionKept:
-    """What is computed of one layer's attention maps for a token that is not dense."""
+    """Say what is computed of one layer's attention projections for a token that is not dense."""
 
     query: int
     """Rows; likewise the next two."""

@@ -16,7 +16,7 @@ from sparselora.model.pretrained import load_model_config, read_pretrained
 from sparselora.model.tasks import TASKS
 from sparselora.model.tokenizer import load_tokenizer, padding_id
 from sparselora.model.weight_checks import check_loaded
-from sparselora.sparse.backbone.ffn import get_architecture
+from sparselora.sparse.backbone.lookup import get_architecture
 from sparselora.sparse.backbone.quantized import keep_trainable
 
 __all__ = ["load_model", "load_model_config", "load_tokenizer", "lora_config"]

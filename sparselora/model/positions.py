@@ -3,7 +3,7 @@
 from typing import Any
 
 from sparselora.model.tokenizer import padding_id
-from sparselora.sparse.backbone.ffn import get_architecture
+from sparselora.sparse.backbone.lookup import get_architecture
 
 
 def usable_positions(config: Any) -> int | None:

@@ -13,7 +13,7 @@ from sparselora.data import assets
 from sparselora.errors import UserError, in_one_line
 from sparselora.model.folder import check_folder
 from sparselora.model.gguf import unpacked
-from sparselora.sparse.backbone.ffn import get_architecture
+from sparselora.sparse.backbone.lookup import get_architecture
 
 transformers.logging.set_verbosity_error()
 huggingface_hub.logging.set_verbosity_error()  # each retry without network would be a line

@@ -11,7 +11,7 @@ from sparselora.config.schema import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError
 from sparselora.model.pretrained import load_model_config, read_pretrained
-from sparselora.sparse.backbone.ffn import get_architecture
+from sparselora.sparse.backbone.lookup import get_architecture
 
 WHOLE_FILE = "tokenizer.json"
 PROBES, PROBE_TOKENS = 20, 8

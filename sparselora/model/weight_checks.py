@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sparselora.errors import UserError
-from sparselora.sparse.backbone.ffn import get_architecture, get_backbone
+from sparselora.sparse.backbone.lookup import get_architecture, get_backbone
 
 NAMED = 3
 """How many weights a message names."""

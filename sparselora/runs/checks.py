@@ -64,7 +64,7 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     from sparselora.machine.device import choose_device
     from sparselora.model.load import check_full_weights, load_model_config, load_tokenizer
     from sparselora.model.positions import usable_positions
-    from sparselora.sparse.backbone.ffn import get_architecture, get_model_shape
+    from sparselora.sparse.backbone.lookup import get_architecture, get_model_shape
 
     choose_device(run.train.device)
     if run.train.resume is not None:

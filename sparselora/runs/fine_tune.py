@@ -32,7 +32,7 @@ from sparselora.runs.checks import load_run_data
 from sparselora.sparse.accelerate import accelerate
 from sparselora.sparse.allocation import LEVELS
 from sparselora.sparse.patch import SparsityHandle, sparsify
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.adapters import (
     ADAPTER_FOLDER,
     adapter_state,

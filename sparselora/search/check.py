@@ -7,8 +7,10 @@ from omegaconf import OmegaConf
 
 from sparselora.config.schema import RunConfig, Timing
 from sparselora.errors import UserError
+from sparselora.search import compat
+from sparselora.search.space.effective import Check
 from sparselora.search.space.samplers import check_sampler
-from sparselora.search.space.space import Check, Space
+from sparselora.search.space.space import Space
 from sparselora.search.study.outcome import get_objectives
 from sparselora.sparse.validate import check_at_least
 
@@ -44,12 +46,12 @@ def check_search(
         value = settings[key]
         if value is not None and not 0.0 <= value <= 1.0:
             raise UserError(f"hydra.sweeper.{key}={value}: from 0 to 1 is allowed")
-    if settings["n_jobs"] > 1 and launcher.endswith(".BasicLauncher"):
+    if settings["n_jobs"] > 1 and launcher.endswith(f".{compat.BASIC_LAUNCHER}"):
         raise UserError(
             f"hydra.sweeper.n_jobs={settings['n_jobs']}: without effect, since Hydra's basic launcher "
             "runs one job at a time; add hydra/launcher=parallel, or leave it out"
         )
-    if settings["n_jobs"] == 1 and launcher.endswith(".JoblibLauncher"):
+    if settings["n_jobs"] == 1 and launcher.endswith(f".{compat.JOBLIB_LAUNCHER}"):
         raise UserError(
             "hydra/launcher=parallel: without effect with hydra.sweeper.n_jobs=1; raise that to the "
             "number of jobs at once"

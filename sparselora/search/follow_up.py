@@ -7,7 +7,8 @@ where the one to be used is still not faster than stock LoRA, the same without t
 
 from optuna.trial import FrozenTrial, TrialState
 
-from sparselora.search.study.study import NAMED, SharedStudy
+from sparselora.search.study.attributes import NAMED
+from sparselora.search.study.study import SharedStudy
 
 WITHOUT_SVD = "estimator=static"
 _STEPS = (

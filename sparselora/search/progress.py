@@ -9,15 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.search.study.attributes import DUPLICATE_OF, ENDED, LABEL, PROCESS, REASON
 from sparselora.search.study.outcome import OBJECTIVES
-from sparselora.search.study.study import (
-    DUPLICATE_OF,
-    ENDED,
-    LABEL,
-    PROCESS,
-    REASON,
-    SharedStudy,
-)
+from sparselora.search.study.study import SharedStudy
 
 FORMATS = {"accuracy": "{:.4f}", "ms_per_step": "{:.1f}", "gflops_per_step": "{:.1f}"}
 

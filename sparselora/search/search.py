@@ -1,9 +1,6 @@
 """The loop of a search: ask, launch, tell, until the study has its trials."""
 
-import errno
-import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +15,24 @@ from sparselora.config.schema import RunConfig
 from sparselora.errors import TrainingError, UserError
 from sparselora.machine.device import choose_device, use_threads
 from sparselora.machine.provenance import device_name
-from sparselora.records.record import RECORD_NAME
 from sparselora.runs.checks import check_shape, parse_job, user_keys
+from sparselora.search import compat
 from sparselora.search.follow_up import follow_up, verdict
+from sparselora.search.launching import Job, JobLauncher
 from sparselora.search.progress import SearchProgress
+from sparselora.search.space.effective import key_of, remembered
 from sparselora.search.space.samplers import sampler_factory
-from sparselora.search.space.space import Space, key_of, remembered
-from sparselora.search.study import study as attributes
+from sparselora.search.space.space import Space
+from sparselora.search.study import attributes
 from sparselora.search.study.held import check_study
 from sparselora.search.study.known import known_by
 from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.plan import Plan
+from sparselora.search.study.recovery import recover, release
 from sparselora.search.study.references import hand_out
 from sparselora.search.study.storage import Storage
-from sparselora.search.study.study import Plan, SharedStudy
+from sparselora.search.study.study import SharedStudy
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
-"""Those whose jobs run on this machine."""
 FIRST_LOOK_AT_FAILURES = 4
 """Finished trials."""
 SHOWN_OF_A_DUPLICATE = (
@@ -46,15 +44,6 @@ SHOWN_OF_A_DUPLICATE = (
     "mean_sparsity",
     "seeds",
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """A trial that is to be launched."""
-
-    number: int
-    overrides: list[str]
-    folder: Path
 
 
 class Search:
@@ -80,7 +69,10 @@ class Search:
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.folder = Path(config.hydra.sweep.dir).resolve()
-        self.local = any(name in config.hydra.launcher._target_ for name in LOCAL_LAUNCHERS)
+        self.local = any(
+            name in config.hydra.launcher._target_
+            for name in (compat.BASIC_LAUNCHER, compat.JOBLIB_LAUNCHER)
+        )
         self.duplicates_in_a_row = 0
         self._check = remembered(self._compose_and_check)
 
@@ -108,8 +100,11 @@ class Search:
                 study, self.space, base, settings, device if self.local else None
             ),
         )
+        with storage.locked():
+            recover(self.study)
         self.progress = SearchProgress(self.study)
         self.progress.begin()
+        self.jobs = JobLauncher(self.launcher, self.study, self.progress)
         self._until_spent()
         while settings["follow_up"] and self._follows_up():
             self._until_spent()
@@ -124,14 +119,14 @@ class Search:
 
     def _until_spent(self) -> None:
         while jobs := self._next_jobs(self.settings["n_jobs"]):
-            self._launch(jobs)
+            self.jobs.run(jobs)
             self._stop_on_failures()
 
     def _next_jobs(self, count: int) -> list[Job]:
         jobs: list[Job] = []
         alone = False
         with self.study.storage.locked():
-            while len(jobs) < count and not alone and (trial := self.study.ask()) is not None:
+            while len(jobs) < count and not alone and (trial := self._ask()) is not None:
                 # What may have taken its worker along runs without company.
                 alone = trial.user_attrs.get(attributes.ENDED, 0) > 0
                 try:
@@ -143,7 +138,7 @@ class Search:
                     continue
                 except BaseException:  # Ctrl-C between two draws
                     for number in (trial.number, *(one.number for one in jobs)):
-                        self.study.release(number)
+                        release(self.study, number)
                     raise
                 if job is not None:
                     jobs.append(job)
@@ -152,6 +147,10 @@ class Search:
                     break
             hand_out(self.study.study, self.folder, self._front())
         return jobs
+
+    def _ask(self) -> Trial | None:
+        recover(self.study)
+        return self.study.ask()
 
     def _drawn(self, trial: Trial) -> Job | None:
         """The trial's job; None where another trial has answered it."""
@@ -166,7 +165,7 @@ class Search:
         identity = None  # where jobs run elsewhere, on what is not known before they have
         if self.local:
             identity = known_by(run, device_name(self.device), torch.get_num_threads())
-        stamps: dict[str, Any] = {attributes.LABEL: label, "overrides": overrides}
+        stamps: dict[str, Any] = {attributes.LABEL: label, attributes.OVERRIDES: overrides}
         stamps |= {attributes.FOLDER: str(folder), attributes.KNOWN_BY: identity}
         for key, value in stamps.items():
             trial.set_user_attr(key, value)
@@ -203,51 +202,6 @@ class Search:
                 return True
         return False
 
-    def _launched(self, jobs: Sequence[Job]) -> list[BaseException | None]:
-        """Run the jobs; what each raised, or nothing at all where none is to be told."""
-        try:
-            returns = self.launcher.launch(
-                [job.overrides for job in jobs], initial_job_idx=jobs[0].number
-            )
-        except BaseException as error:
-            # Whatever came to an end is told, the rest is begun again: in this command's next turn where
-            # a worker was ended by the system, in the next command after Ctrl-C.
-            begun = any(list(job.folder.rglob(RECORD_NAME)) for job in jobs)
-            ended = begun and isinstance(error, Exception)
-            with self.study.storage.locked():
-                for job in jobs:
-                    self.study.release(job.number, counts=ended)
-            if ended:
-                self.progress.ended(_reason(error))
-                return []
-            if isinstance(error, Exception):
-                raise UserError(f"hydra/launcher: cannot launch ({_reason(error)})") from error
-            raise
-        values = [one._return_value for one in returns]
-        return [value if isinstance(value, BaseException) else None for value in values]
-
-    def _launch(self, jobs: Sequence[Job]) -> None:
-        errors = self._launched(jobs)
-        if not errors:
-            return
-        full = [error for error in errors if _is_full_disk(error)]
-        with self.study.storage.locked():
-            for job, error in zip(jobs, errors, strict=True):
-                if _is_full_disk(error):
-                    self.study.put_back(job.number)
-                    continue
-                outcome = self.study.outcome(job.folder)
-                if outcome is None:
-                    outcome = Outcome.failed(_reason(error))
-                self.progress.told(self.study.tell(job.number, outcome))
-        # The exception of a failed run holds its tensors.
-        del errors
-        gc.collect()
-        if full:
-            raise UserError(
-                f"hydra.sweep.dir={self.folder}: {full[0]}; make room: the same command goes on"
-            )
-
     def _stop_on_failures(self) -> None:
         counted, failed = self.study.counted(), self.study.failed()
         allowed = self.settings["max_failure_rate"]
@@ -281,14 +235,3 @@ class Search:
             max_interruptions=settings["max_interruptions"],
             release_hosts=list(settings["release_hosts"]),
         )
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in FULL_DISK
-
-
-def _reason(error: BaseException | None) -> str:
-    if error is None:
-        return "it left no record"
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"

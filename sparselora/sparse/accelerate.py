@@ -12,16 +12,16 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from sparselora.sparse.acceleration import attention
+from sparselora.sparse.acceleration.dropout import fast_dropout
 from sparselora.sparse.acceleration.gated_ffn import fast_ffn
 from sparselora.sparse.acceleration.last_layer import LastLayer
-from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.acceleration.lora import fast_lora
+from sparselora.sparse.acceleration.rms_norm import fast_norm
+from sparselora.sparse.acceleration.rotary import fast_rotary
+from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
-from sparselora.sparse.ops import dropout_attention as attention
 from sparselora.sparse.ops.cross_entropy import causal_lm_loss
-from sparselora.sparse.ops.dropout import fast_dropout
-from sparselora.sparse.ops.lora import fast_lora
-from sparselora.sparse.ops.rms_norm import fast_norm
-from sparselora.sparse.ops.rotary import fast_rotary
 from sparselora.sparse.swap import mixin_of, new_owner, owned, put_on, take_off, unmixed
 
 FAMILIES = (fast_lora, fast_dropout, fast_norm, fast_rotary, fast_ffn)

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from sparselora.errors import UserError
-from sparselora.sparse.backbone.calls import state_of
+from sparselora.sparse.channels.call_hooks import state_of
 from sparselora.sparse.patch import SparsityHandle
 
 SAVED = "sparsity"

@@ -2,60 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from types import MappingProxyType
 from typing import Any, Self
 
 from sparselora.errors import UserError
+from sparselora.sparse.estimators import ESTIMATORS, EstimatorKind
 from sparselora.sparse.named_settings import settings
-from sparselora.sparse.schedule import RULES, Phases, layer_sparsities
+from sparselora.sparse.phases import Phases
+from sparselora.sparse.schedule import RULES, layer_sparsities
 from sparselora.sparse.validate import (
     check_choice,
     check_phases,
     check_sparsity,
     is_count,
     shown,
-)
-
-
-@dataclass(frozen=True)
-class EstimatorKind:
-    """A row of the table of estimators."""
-
-    build: str
-    """Name of the function in `channels.ffn_estimators` that makes one for a block."""
-    build_norms: str
-    """Name of the function in `channels.attention_estimators` that makes one for attention."""
-    has_rank: bool = False
-    """Whether `svd_rank` means anything to it."""
-    uses_tokens: bool = False
-    """Whether it looks at a batch's hidden states, so that a sample of tokens means anything to it."""
-    needs_calibration: bool = False
-    """Whether it is fitted on calibration batches."""
-    fixed: bool = False
-    """Whether it chooses once and for all, so that nothing is scored or gathered in a step."""
-    full_map: bool = False
-    """Whether an estimate costs as much as the map itself."""
-
-
-ESTIMATORS: Mapping[str, EstimatorKind] = MappingProxyType(
-    {
-        "svd": EstimatorKind("svd_estimator", "svd_norms", has_rank=True, uses_tokens=True),
-        "whitened": EstimatorKind(
-            "whitened_estimator",
-            "whitened_norms",
-            has_rank=True,
-            uses_tokens=True,
-            needs_calibration=True,
-        ),
-        "static": EstimatorKind(
-            "static_estimator", "static_norms", needs_calibration=True, fixed=True
-        ),
-        "magnitude": EstimatorKind("magnitude_estimator", "magnitude_norms", fixed=True),
-        "oracle": EstimatorKind(
-            "oracle_estimator", "oracle_norms", uses_tokens=True, full_map=True
-        ),
-        "random": EstimatorKind("random_estimator", "random_norms"),
-    }
 )
 
 TOKENS = ("all", "context")
@@ -148,6 +107,11 @@ class SparsityConfig:
             raise UserError(
                 f"svd_rank={shown(self.svd_rank)}: a whole number from 1 to "
                 "min(hidden_size, intermediate_size) is allowed"
+            )
+        if self.sparsifies_attention and ESTIMATORS[self.estimator].build_attention is None:
+            raise UserError(
+                f"estimator={self.estimator}: scores no channels of attention; qk_sparsity and "
+                "vo_sparsity of 0 alone are allowed with it"
             )
         if self.estimator_tokens is not None and not is_count(self.estimator_tokens):
             raise UserError(

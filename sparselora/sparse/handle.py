@@ -14,13 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparselora.sparse.accelerate import Acceleration
-from sparselora.sparse.backbone.calls import NoteBatch, NoteEnd, NoteLabels
-from sparselora.sparse.backbone.ffn import FFNBlock, get_called, get_head
+from sparselora.sparse.backbone.ffn import FFNBlock
+from sparselora.sparse.backbone.lookup import get_called, get_head
 from sparselora.sparse.backbone.memory_layout import RowsInMemory
 from sparselora.sparse.blocks.attention import SparseAttention
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.blocks.follow import FollowModel
 from sparselora.sparse.blocks.stand_in import stand_in_for_attention, stand_in_for_ffn, take_back
+from sparselora.sparse.channels.call_hooks import NoteBatch, NoteEnd, NoteLabels
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.swap import new_owner, owned

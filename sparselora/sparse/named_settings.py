@@ -90,9 +90,13 @@ def _composed(experiment: str | None, chosen: tuple[tuple[str, str], ...]) -> Di
         for entry in own.pop("defaults", []):
             ((key, option),) = entry.items()
             options[str(key).removeprefix("override /")] = option
-    # `explicit` is the rule of several schedules, so it chooses none of them.
-    options |= {group: name for group, name in chosen if _file(group, name).is_file()}
-    parts = [_option(group, options[group]) for group in _CHOOSE]
+    for group, name in chosen:
+        if _file(group, name).is_file():
+            options[group] = name
+        elif group == "estimator":
+            del options[group]  # of somebody's own: the default one's settings are not meant for it
+        # `explicit` is the rule of several schedules, so it chooses none of them.
+    parts = [_option(group, options[group]) for group in _CHOOSE if group in options]
     merged = OmegaConf.merge(base, *parts, own)
     for group, name in chosen:
         OmegaConf.update(merged, _KEYS[_CHOOSE[group]], name)

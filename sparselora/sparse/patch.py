@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.attention import find_attention
-from sparselora.sparse.backbone.calls import state_of
 from sparselora.sparse.backbone.ffn import find_blocks
 from sparselora.sparse.blocks.attention import SparseAttention
 from sparselora.sparse.blocks.ffn import SparseFFN
-from sparselora.sparse.channels.calibration import Calibration, LayerMoments, calibrate
+from sparselora.sparse.channels.calibration import calibrate
+from sparselora.sparse.channels.call_hooks import state_of
+from sparselora.sparse.channels.moments import Calibration, LayerMoments
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.handle import LayerReport, SparsityHandle

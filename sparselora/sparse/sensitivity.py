@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.allocation import LEVELS, allocate
-from sparselora.sparse.backbone.ffn import get_backbone
-from sparselora.sparse.channels.calibration import Calibration
+from sparselora.sparse.backbone.lookup import get_backbone
+from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import sparsify
 from sparselora.sparse.schedule import kept_channels, named_layers

@@ -5,9 +5,8 @@ its own: wherever others move it, wrap it or copy it, it keeps its parameters, h
 no class of theirs is touched. Whoever puts a mixin on is an owner; it goes with the last of them.
 """
 
-import importlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -18,6 +17,7 @@ _OWNERS = "_sparselora_owners"
 """Where it holds who put what on."""
 _MIXED: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}
 _NUMBERS = itertools.count()
+_PREPARATIONS: list[Callable[[], None]] = []
 
 
 def is_bare(module: nn.Module) -> bool:
@@ -42,6 +42,17 @@ def mixed(mixin: type, kind: type[nn.Module]) -> type[nn.Module]:
         name = f"{mixin.__name__.removeprefix('_')}{kind.__name__}"
         _MIXED[mixin, kind] = type(name, (mixin, kind), {"__reduce__": _reduce, "_mixed": True})
     return _MIXED[mixin, kind]
+
+
+def run_on_load(prepare: Callable[[], None]) -> None:
+    """Have a function run wherever a copy or a pickle of a mixed module is made into one again.
+
+    A pickle names it, so that a process which has imported nothing of this finds it.
+
+    Args:
+        prepare: a function of a module, to be called any number of times.
+    """
+    _PREPARATIONS.append(prepare)
 
 
 def unmixed(kind: type[nn.Module]) -> type[nn.Module]:
@@ -128,12 +139,14 @@ def _taken_apart(kind: type[nn.Module]) -> tuple[type[nn.Module], list[type]]:
 def _reduce(module: nn.Module) -> tuple[Any, ...]:
     # No module's attribute names such a class, so a pickle names what it is made of.
     kind, mixins = _taken_apart(type(module))
-    return _empty, (kind, *reversed(mixins)), module.__dict__
+    return _empty, (kind, tuple(reversed(mixins)), tuple(_PREPARATIONS)), module.__dict__
 
 
-def _empty(kind: type[nn.Module], *mixins: type) -> nn.Module:
-    # The config of what is loaded here may name our attention, which another process has not registered.
-    importlib.import_module("sparselora.sparse.ops.dropout_attention").register()
+def _empty(
+    kind: type[nn.Module], mixins: tuple[type, ...], preparations: tuple[Callable[[], None], ...]
+) -> nn.Module:
+    for prepare in preparations:
+        prepare()
     for mixin in mixins:
         kind = mixed(mixin, kind)
     return kind.__new__(kind)

@@ -20,8 +20,9 @@ from sparselora import __version__
 from sparselora.paths import cache_folder
 from sparselora.records.files import write_atomically
 from sparselora.sparse.allocation import LEVELS
-from sparselora.sparse.backbone.ffn import get_backbone
-from sparselora.sparse.channels.calibration import Calibration, calibrate, from_tensors, to_tensors
+from sparselora.sparse.backbone.lookup import get_backbone
+from sparselora.sparse.channels.calibration import calibrate
+from sparselora.sparse.channels.moments import Calibration, from_tensors, to_tensors
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.sensitivity import calibrated_sparsities, error_curves, with_layers
 

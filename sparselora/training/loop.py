@@ -14,7 +14,7 @@ from sparselora.machine.timer import StepTimer
 from sparselora.sparse.channels.tokens import IGNORED, output_tokens
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 
 if TYPE_CHECKING:
     from sparselora.config.schema import TrainConfig

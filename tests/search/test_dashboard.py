@@ -19,9 +19,11 @@ import optuna
 import pytest
 
 from sparselora.paths import PACKAGE
+from sparselora.search.study.attributes import LABEL
 from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.plan import Plan
 from sparselora.search.study.storage import Storage
-from sparselora.search.study.study import LABEL, Plan, SharedStudy
+from sparselora.search.study.study import SharedStudy
 from tests.report.rendering.test_page import CHROMIUM
 from tests.search.test_workers import free_port
 

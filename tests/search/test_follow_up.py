@@ -2,9 +2,11 @@ import optuna
 import pytest
 
 from sparselora.search.follow_up import follow_up, verdict
+from sparselora.search.study.attributes import NAMED
 from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.plan import Plan
 from sparselora.search.study.storage import Storage
-from sparselora.search.study.study import NAMED, Plan, SharedStudy
+from sparselora.search.study.study import SharedStudy
 
 FAST, SLOW = (1.3, 1.2, 1.4), (0.98, 0.9, 1.1)
 

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sparselora.runs import fine_tune as finetune
 from sparselora.search import search as search_module
+from sparselora.search.study.attributes import DUPLICATE_OF, ENDED, LABEL, REASON
 from sparselora.search.study.known import known_by
-from sparselora.search.study.study import DUPLICATE_OF, ENDED, LABEL, REASON
 from tests.conftest import Outcome
 
 SEARCH = [

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sparselora.records.record import read_record
-from sparselora.search.study.study import ENDED, FOLDER, NAMED
+from sparselora.search.study.attributes import ENDED, FOLDER, NAMED
 from tests.search.test_search import SEARCH
 
 WORKERS, TRIALS = 3, 10

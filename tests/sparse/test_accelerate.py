@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from sparselora import sparsify
 from sparselora.sparse.accelerate import accelerate
+from sparselora.sparse.acceleration import lora
+from sparselora.sparse.acceleration.dropout import FastDropout
+from sparselora.sparse.acceleration.lora import FastLoraLinear
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.sparse.ops import dropout, lora
+from sparselora.sparse.ops import dropout
 from sparselora.sparse.ops import dropout_attention as attention
-from sparselora.sparse.ops.dropout import FastDropout, keep_mask
+from sparselora.sparse.ops.dropout import keep_mask
 from sparselora.sparse.ops.dropout_attention import DropoutAttentionFunction
-from sparselora.sparse.ops.lora import FastLoraLinear, LoRALinearFunction
+from sparselora.sparse.ops.lora import LoRALinearFunction
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, assert_as_near, gradients
 

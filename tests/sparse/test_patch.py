@@ -13,10 +13,9 @@ from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.blocks.stand_in import HELD
 from sparselora.sparse.channels import selector, state
 from sparselora.sparse.channels.calibration import calibrate
-from sparselora.sparse.swap import sharing
+from sparselora.sparse.swap import HELD, sharing
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 
 CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)

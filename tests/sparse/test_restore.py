@@ -17,8 +17,8 @@ from sparselora import SparsityConfig, accelerate, sparsify
 from sparselora.errors import UserError
 from sparselora.sparse import accelerate as accelerate_module
 from sparselora.sparse import handle as handle_module
+from sparselora.sparse.acceleration.lora import FastLoraLinear
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.sparse.ops.lora import FastLoraLinear
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sparselora import SparsityCallback, SparsityConfig, sparsify
-from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.estimators import ESTIMATORS
 from sparselora.sparse.patch import SparsityHandle
 from tests.conftest import WORDS, tiny_config
 

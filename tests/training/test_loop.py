@@ -18,7 +18,7 @@ from sparselora.machine.lock import DeviceLock
 from sparselora.model.causal_lm import completion_loss
 from sparselora.model.load import lora_config
 from sparselora.sparse.channels.tokens import IGNORED
-from sparselora.sparse.schedule import Phases
+from sparselora.sparse.phases import Phases
 from sparselora.training.loop import Stepper, StepPlan, train_steps
 from tests.conftest import Outcome, plain, tiny_batch, tiny_model
 from tests.sparse.channels.test_tokens import completions, tiny_decoder

@@ -6,19 +6,20 @@ from typing import Any
 
 import optuna
 from hydra.utils import instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig
 from optuna.samplers import BaseSampler
 
 from sparselora.errors import UserError
-from sparselora.search.space.space import Check, Space
+from sparselora.search import compat
+from sparselora.search.space.effective import Check
+from sparselora.search.space.space import Space
 
 WHITELIST = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 
 FLAT_ONLY = {
     "optuna.samplers.GridSampler": "grid",
     "optuna.samplers.GPSampler": "gp",
-    "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler": "nsgaii",
+    compat.NSGAII_SAMPLER: "nsgaii",
 }
 """These model just the parameters that all finished trials share."""
 ANY_SPACE = {"optuna.samplers.TPESampler": "tpe", "optuna.samplers.RandomSampler": "random"}
@@ -80,10 +81,7 @@ def sampler_factory(
     if not isinstance(first, functools.partial):
         return make, 10**9
     try:
-        grid = {
-            key: OptunaSweeperImpl._to_grid_sampler_choices(item)
-            for key, item in space.distributions.items()
-        }
+        grid = {key: compat.grid_choices(item) for key, item in space.distributions.items()}
     except ValueError as error:
         raise UserError(
             "hydra/sweeper/sampler=grid: needs choices or ranges with steps for every key"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -21,28 +20,8 @@ from optuna.trial import Trial
 from sparselora.config.naming import shapes_sparsity
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
-
-Check = Callable[[Sequence[str]], tuple[RunConfig, list[float]]]
-"""Overrides → the checked run and the sparsity of its layers; raises a `UserError`."""
-
-
-def remembered(check: Check) -> Check:
-    """The same check, whose answers are kept: a search asks about one setting many times."""
-    answers: dict[tuple[str, ...], tuple[RunConfig, list[float]] | UserError] = {}
-
-    def ask(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        key = tuple(overrides)
-        if key not in answers:
-            try:
-                answers[key] = check(overrides)
-            except UserError as error:
-                answers[key] = error
-        answer = answers[key]
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
-
-    return ask
+from sparselora.search import compat
+from sparselora.search.space.effective import Check, effective, has_effect, key_of, keys_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +46,7 @@ class Space:
         given = {key_of(argument) for argument in arguments}
         lines = [f"{key}={value}" for key, value in params.items() if key not in given]
         try:
-            distributions, fixed, deleted = create_params_from_overrides([*lines, *arguments])
+            distributions, fixed, deleted = compat.distributions_of([*lines, *arguments])
         except (ValueError, NotImplementedError, AssertionError) as error:
             raise UserError(f"hydra.sweeper.params: {str(error).splitlines()[0]}") from error
         ordered = sorted(distributions, key=lambda key: not _is_group(key))
@@ -91,7 +70,7 @@ class Space:
         overrides = list(self.fixed)
         for key, distribution in self.distributions.items():
             probe = f"{key}={_first(distribution)}"
-            if _is_group(key) or _survives(key, [*overrides, probe], check):
+            if _is_group(key) or has_effect(key, [*overrides, probe], check):
                 reseed(key)
                 overrides.append(f"{key}={_suggest(trial, key, distribution)}")
         return effective(overrides, check)
@@ -125,7 +104,7 @@ class Space:
         for corner in self.corners():
             for key, item in self.distributions.items():
                 probe = [*self.fixed, *corner, f"{key}={_first(item)}"]
-                if not _is_group(key) and not _survives(key, probe, check):
+                if not _is_group(key) and not has_effect(key, probe, check):
                     return key
         return None
 
@@ -155,61 +134,17 @@ class Space:
             used |= {key_of(override) for override in kept}
             settings.append(kept)
             for key, item in self.distributions.items():
-                if key_of(key) not in _keys(kept) or _is_group(key) or key in tried:
+                if key_of(key) not in keys_of(kept) or _is_group(key) or key in tried:
                     continue
                 tried.add(key)
                 others = [override for override in kept if key_of(override) != key_of(key)]
                 for value in _values(item):
                     effective([*others, f"{key}={value}"], check)
-        used |= {key for kept in settings for key in _keys(kept)}
+        used |= {key for kept in settings for key in keys_of(kept)}
         for key, error in unused.items():
             if key not in used:
                 raise error
         return settings
-
-
-def effective(
-    overrides: Sequence[str], check: Check, dropped: dict[str, WithoutEffectError] | None = None
-) -> list[str]:
-    """The overrides without those that have no effect beside the others.
-
-    Args:
-        overrides: of one setting.
-        check: see `Check`.
-        dropped: filled with the first reason for each key left out.
-
-    Raises:
-        UserError: what remains is wrong for another reason.
-    """
-    kept = list(overrides)
-    while True:
-        try:
-            check(kept)
-        except WithoutEffectError as error:
-            fewer = [override for override in kept if key_of(override) != error.key]
-            if len(fewer) == len(kept):
-                raise
-            kept = fewer
-            if dropped is not None:
-                dropped.setdefault(error.key, error)
-        else:
-            return kept
-
-
-def key_of(override: str) -> str:
-    """`a.b` of `+a.b=c`, or of `+a.b`."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _keys(overrides: Sequence[str]) -> set[str]:
-    return {key_of(override) for override in overrides}
-
-
-def _survives(key: str, overrides: Sequence[str], check: Check) -> bool:
-    try:
-        return key_of(key) in _keys(effective(overrides, check))
-    except UserError:  # wrong for another reason, which the setting's own check will give
-        return True
 
 
 def _is_group(key: str) -> bool:

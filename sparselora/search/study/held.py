@@ -9,7 +9,8 @@ from sparselora.config.defaults import filled
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.search.space.space import Space
-from sparselora.search.study.study import BASE, DEVICE, FLOOR, SharedStudy
+from sparselora.search.study.attributes import BASE, DEVICE, FLOOR
+from sparselora.search.study.study import SharedStudy
 
 
 def check_study(

@@ -7,58 +7,33 @@ its run wrote, and whether it counts.
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sparselora.errors import UserError
-from sparselora.machine.process import identity, is_dead
+from sparselora.machine.process import identity
+from sparselora.search.study.attributes import (
+    DEVICE,
+    DUPLICATE_OF,
+    LABEL,
+    NAMED,
+    PROCESS,
+    REASON,
+)
 from sparselora.search.study.front import pareto_front
 from sparselora.search.study.outcome import OBJECTIVES, Outcome, read_outcome
+from sparselora.search.study.plan import Plan
 from sparselora.search.study.references import agree
 from sparselora.search.study.storage import Storage
 
-NAMED, LABEL, PROCESS, FOLDER = "named", "label", "process", "folder"
-REASON, ENDED, DUPLICATE_OF, KNOWN_BY = "reason", "ended", "duplicate_of", "known_by"
-"""User attributes of a trial: `ended` says how often its process ended before it did, and it was put back
-to be begun again; `duplicate_of` another that answered it: such a one does not count."""
-BASE, DEVICE, FLOOR = "base", "device", "floor"
-"""User attributes of the study; `device` is one of its trials too."""
-
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
 COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a search asks of its study.
-
-    Attributes:
-        name: of the study.
-        objectives: names of `OBJECTIVES`.
-        n_trials: finished ones in all.
-        named: experiments that come first.
-        seed: of the sampler.
-        make_sampler: seed → sampler.
-        min_accuracy: see `SearchConfig`.
-        max_drop: see `SearchConfig`.
-    """
-
-    name: str
-    objectives: Sequence[str]
-    n_trials: int
-    named: Sequence[str]
-    seed: int
-    make_sampler: Callable[[int], BaseSampler]
-    min_accuracy: float | None = None
-    max_drop: float | None = None
-    max_interruptions: int = 3
-    release_hosts: Sequence[str] = ()
 
 
 class SharedStudy:
@@ -94,7 +69,6 @@ class SharedStudy:
                 self.study.set_metric_names(list(plan.objectives))
             check(self)
             self._enqueue_named()
-            self.recover()
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -122,11 +96,11 @@ class SharedStudy:
         return self.plan.n_trials - len(self.counted()) - len(self.running())
 
     def ask(self) -> Trial | None:
-        """The next trial, this process's own from here on; None where the budget is spent.
+        """Take the next trial, this process's own from here on; None where the budget is spent.
 
-        To be called under the storage's lock, which is to be kept until the trial is drawn.
+        To be called under the storage's lock, which is to be kept until the trial is drawn, and after
+        `sparselora.search.study.recovery.recover`.
         """
-        self.recover()
         if self.remaining() <= 0:
             return None
         waiting = [trial.number for trial in self.trials if trial.state is WAITING]
@@ -148,7 +122,7 @@ class SharedStudy:
 
     def tell(self, number: int, outcome: Outcome) -> FrozenTrial:
         """Finish a running trial. To be called under the storage's lock."""
-        trial = Trial(self.study, self._trial_id(number))
+        trial = Trial(self.study, self.trial_id(number))
         for name, value in outcome.attributes.items():
             trial.set_user_attr(name, value)
         if outcome.values is None:
@@ -186,44 +160,6 @@ class SharedStudy:
         )
         self._enqueue_named()
 
-    def release(self, number: int, counts: bool = False) -> None:
-        """A running trial whose run has no one: told from its record where that is complete, else put
-        back to be begun again, with its number and what was drawn for it. To be called under the
-        storage's lock.
-
-        Args:
-            number: of the trial.
-            counts: whether its process died; a trial that takes too many along has failed.
-        """
-        trial = self.trials[number]
-        if trial.state is not RUNNING:
-            return
-        folder = trial.user_attrs.get(FOLDER)
-        outcome = None if folder is None else self.outcome(Path(folder))
-        ended = trial.user_attrs.get(ENDED, 0) + counts
-        if outcome is None and ended > self.plan.max_interruptions:
-            outcome = Outcome.failed(f"its process has ended {ended} times before it did")
-        if outcome is not None:
-            self.tell(number, outcome)
-        else:
-            self.put_back(number, ended)
-
-    def put_back(self, number: int, ended: int = 0) -> None:
-        """Let a running trial be begun again. To be called under the storage's lock."""
-        trial_id = self._trial_id(number)
-        for name, value in {PROCESS: None, FOLDER: None, ENDED: ended}.items():
-            self.storage.optuna.set_trial_user_attr(trial_id, name, value)
-        self.storage.optuna.set_trial_state_values(trial_id, WAITING)
-
-    def recover(self) -> None:
-        """Release what dead processes left. To be called under the storage's lock."""
-        for trial in self.running():
-            owner = trial.user_attrs.get(PROCESS)
-            # Trials are stamped under the lock that is held now: without a stamp there is no owner.
-            given_up = owner is not None and owner["host"] in self.plan.release_hosts
-            if owner is None or given_up or is_dead(owner):
-                self.release(trial.number, counts=True)
-
     def hold(self, name: str, value: Any, problem: Callable[[Any], str]) -> Any:
         """The study's attribute; `value` becomes it where there is none.
 
@@ -238,6 +174,12 @@ class SharedStudy:
         if message:
             raise UserError(message)
         return held
+
+    def trial_id(self, number: int) -> int:
+        """Return the name that the storage gives the trial of a number."""
+        storage = self.storage.optuna
+        study_id = storage.get_study_id_from_name(self.plan.name)
+        return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def accuracy_floor(self, dense: float | None = None) -> float | None:
         """What `min_accuracy` and `max_drop` come to, in [0, 1]; None where nothing is asked yet.
@@ -265,14 +207,9 @@ class SharedStudy:
         accuracy = outcome.attributes.get("accuracy")
         is_dense = trial.user_attrs.get(NAMED) == "dense"
         floor = self.accuracy_floor(accuracy if is_dense else None)
-        known = trial.storage.get_trial(trial._trial_id).constraints
+        known = self.trials[trial.number].constraints
         if floor is not None and accuracy is not None and "accuracy" not in known:
             trial.set_constraint("accuracy", floor - accuracy)
-
-    def _trial_id(self, number: int) -> int:
-        return self.storage.optuna.get_trial_id_from_study_id_trial_number(
-            self.study._study_id, number
-        )
 
     def _enqueue_named(self) -> None:
         there = {trial.user_attrs.get(NAMED) for trial in self.trials}

@@ -3,36 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import nn
 
 from sparselora.sparse.backbone.calls import argument
 
 HELD = "_sparselora_first_token"
 """Where the last layer's modules hold a `FirstToken`."""
 ASKED_FOR = ("output_hidden_states", "output_attentions")
-
-
-class _Pad(torch.autograd.Function):
-    """`torch.nn.functional.pad` takes several times as long on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, first: Tensor, length: int) -> Tensor:
-        padded = first.new_zeros(first.shape[0], length, *first.shape[2:])
-        padded[:, :1] = first
-        return padded
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0][:, :1].contiguous(), None
-
-
-def pad(first: Tensor, length: int) -> Tensor:
-    """(B, 1, …) → (B, length, …), zeros behind it."""
-    padded: Tensor = _Pad.apply(first, length)
-    return padded
 
 
 class FirstToken:

@@ -19,12 +19,11 @@ from sparselora.sparse.acceleration.first_token import (
     FirstToken,
     NoteCall,
     first_token_alone,
-    pad,
 )
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.sparse.backbone.ffn import get_architecture, get_backbone, get_called, get_head
 from sparselora.sparse.backbone.linear_map import module_at
-from sparselora.sparse.blocks.stand_in import is_sparse_projection
+from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_called, get_head
+from sparselora.sparse.ops.rows import pad
 from sparselora.sparse.swap import new_owner, owned, put_on, take_off, unmixed
 
 KNOWN_HOOKS = ("sparselora.", "transformers.utils.output_capturing")
@@ -60,7 +59,9 @@ class _Query(_Whole):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         module: Any = self
-        whole: Any = super(_Whole, module) if is_sparse_projection(module) else super()
+        whole: Any = (
+            super(_Whole, module) if getattr(module, "needs_all_tokens", False) else super()
+        )
         output: Tensor = whole.forward(hidden_states, *args, **kwargs)
         return output
 

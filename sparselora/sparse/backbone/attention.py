@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.architectures import Architecture
-from sparselora.sparse.backbone.ffn import get_architecture, get_backbone
 from sparselora.sparse.backbone.linear_map import (
     LinearMap,
     check_forward,
@@ -21,6 +20,7 @@ from sparselora.sparse.backbone.linear_map import (
     module_at,
     required,
 )
+from sparselora.sparse.backbone.lookup import get_architecture, get_backbone
 from sparselora.sparse.backbone.quantized import is_quantized
 
 ROLES = ("query", "key", "value", "output")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from sparselora.sparse.backbone.attention import Attention
 from sparselora.sparse.channels.attention_estimators import SCORED, build_norms
-from sparselora.sparse.channels.calibration import InputMoments
 from sparselora.sparse.channels.ffn_estimators import left_alone
 from sparselora.sparse.channels.head_channels import Channels, HeadShape
+from sparselora.sparse.channels.moments import InputMoments
 from sparselora.sparse.channels.state import Call, SparsityState
 from sparselora.sparse.channels.tokens import split_apply
 from sparselora.sparse.config import SparsityConfig

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock
 from sparselora.sparse.backbone.linear_map import LinearMap
-from sparselora.sparse.channels.calibration import LayerMoments
 from sparselora.sparse.channels.compensation import (
     Compensation,
     Correction,
@@ -20,6 +20,7 @@ from sparselora.sparse.channels.compensation import (
     mean_compensation,
 )
 from sparselora.sparse.channels.ffn_estimators import build_estimator, left_alone
+from sparselora.sparse.channels.moments import LayerMoments
 from sparselora.sparse.channels.selector import select_ffn_channels
 from sparselora.sparse.channels.state import Call, SparsityState
 from sparselora.sparse.channels.tokens import split_apply
@@ -214,6 +215,11 @@ class SparseFFN(CopiedWithModel):
         sample, weights = self.state.sample(hidden_states.detach(), tokens)
         with nullcontext() if call.trains else left_alone(self.estimator):
             scores = self.estimator(sample, weights)
+        if scores.shape != (self.block.intermediate_size,):
+            raise UserError(
+                f"estimator={self.config.estimator}: gave scores of {[*scores.shape]} for "
+                f"{self.block.name}, whose FFN has {self.block.intermediate_size} channels"
+            )
         if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
             squares = scores.square()  # norms over the tokens of all ranks
             dist.all_reduce(squares)

@@ -85,6 +85,13 @@ class _Projection:
 
     RANK = 1
 
+    @property
+    def needs_all_tokens(self) -> bool:
+        """Return whether channels are left out now: they are chosen by all tokens that come in."""
+        module: Any = self
+        held = _held(module)
+        return held is not None and held[0].state.sparse
+
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         whole: Any = super()
         module: Any = self
@@ -99,12 +106,6 @@ class _Projection:
         else:
             output = whole.forward(hidden_states)
         return output
-
-
-def is_sparse_projection(module: nn.Module) -> bool:
-    """Return whether this is an attention map whose channels are left out now."""
-    held = _held(module) if isinstance(module, _Projection) else None
-    return held is not None and held[0].state.sparse
 
 
 def stand_in_for_ffn(ffn: SparseFFN, owner: int) -> list[nn.Module]:

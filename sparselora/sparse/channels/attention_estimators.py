@@ -1,16 +1,18 @@
 """What scores the channels of a layer's attention: norms of query, key and value from hidden states.
 
 Such a module's forward takes hidden states, (n, d), and token weights, (n, 1) or None, and returns three
-of (rows,). One is a function here, named by a row of `sparselora.sparse.config.ESTIMATORS`.
+of (rows,). One is a function here, named by a row of `sparselora.sparse.estimators.ESTIMATORS`, or
+registered with `register_estimator`.
 """
 
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.attention import Attention
-from sparselora.sparse.channels.calibration import InputMoments
 from sparselora.sparse.channels.ffn_estimators import RandomEstimator, norms_over_tokens
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.channels.moments import InputMoments
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.estimators import load_builder
 
 SCORED = ("query", "key", "value")
 
@@ -150,5 +152,7 @@ def build_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> nn.Module:
     """What gives the norms, by the config's estimator."""
-    norms: nn.Module = globals()[config.kind.build_norms](attention, config, moments)
+    build = config.kind.build_attention
+    assert build is not None  # a config whose estimator has none leaves attention dense
+    norms: nn.Module = load_builder(build)(attention, config, moments)
     return norms

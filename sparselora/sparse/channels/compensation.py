@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparselora.sparse.channels.calibration import LayerMoments
 from sparselora.sparse.channels.lowrank import eigh
+from sparselora.sparse.channels.moments import LayerMoments
 
 RIDGE = 1e-6
 """Added to the covariance of the inputs, relative to its mean diagonal."""

@@ -2,7 +2,8 @@
 
 An estimator is a module whose forward takes hidden states, (n, d), and token weights, (n, 1) or None,
 and returns scores, (f,). It holds no trainable state and never enters the model's state dict. One is a
-function here, and a row of `sparselora.sparse.config.ESTIMATORS` that names it.
+function here, and a row of `sparselora.sparse.estimators.ESTIMATORS` that names it; one from outside is
+registered with `register_estimator`.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.backbone.linear_map import LinearMap
-from sparselora.sparse.channels.calibration import LayerMoments
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.channels.moments import LayerMoments
 from sparselora.sparse.config import SparsityConfig
+from sparselora.sparse.estimators import load_builder
 
 
 class FFNEstimator(nn.Module):
@@ -229,7 +231,7 @@ def build_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None = None
 ) -> nn.Module:
     """The estimator that `config` names, for one block."""
-    estimator: nn.Module = globals()[config.kind.build](block, config, moments)
+    estimator: nn.Module = load_builder(config.kind.build)(block, config, moments)
     return estimator
 
 

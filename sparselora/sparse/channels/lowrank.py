@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sparselora.sparse.channels.calibration import InputMoments
+from sparselora.sparse.channels.moments import InputMoments
 
 
 class SVDSparsityEstimator(nn.Module):

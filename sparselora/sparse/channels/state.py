@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sparselora.errors import UserError
-from sparselora.sparse.channels.selector import Positions, positions_to_sample, sample_tokens, take
+from sparselora.sparse.channels.sampling import Positions, positions_to_sample, sample_tokens, take
 from sparselora.sparse.channels.tokens import TokenSplit
 
 

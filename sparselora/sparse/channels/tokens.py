@@ -8,11 +8,11 @@ what the loss is of. All others, padding among them, are context.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from sparselora.sparse.ops.rows import permute
 
 IGNORED = -100
 """Label of a token that no loss is taken of, as transformers has it."""
@@ -82,27 +82,6 @@ def output_tokens(
         place = real.cumsum(1) - 1 if position_ids is None else position_ids
         dense |= real & (place < sink_tokens)
     return dense & real, real
-
-
-class _Permute(torch.autograd.Function):
-    """Rows in another order; backward is the inverse order, where torch's own adds into zeros."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return rows.index_select(0, order)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (inverse,) = ctx.saved_tensors
-        return grads[0].index_select(0, inverse), None, None
-
-
-def permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """(N, d) → the same rows in `order`, whose inverse is `inverse`."""
-    permuted: Tensor = _Permute.apply(rows, order, inverse)
-    return permuted
 
 
 def split_apply(

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from sparselora.sparse.swap import mixed
 
 LEVELS = 1 << 16
 _LARGEST = (1 << 64) - 1
@@ -83,25 +81,3 @@ class DropoutFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
         return apply_mask(grads[0], keep, ctx.rate), None
-
-
-class _Fast:
-    """Mixed into the class of an `nn.Dropout`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        whole: Any = super()
-        module: Any = self
-        output: Tensor
-        if module.training and not module.inplace and takes(input, module.p):
-            output = DropoutFunction.apply(input, module.p)
-        else:
-            output = whole.forward(input)
-        return output
-
-
-FastDropout = mixed(_Fast, nn.Dropout)
-
-
-def fast_dropout(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """What stands in for a dropout; None where it is of another class."""
-    return FastDropout if kind is nn.Dropout else None

@@ -12,9 +12,10 @@ from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.paths import CONF
 from sparselora.runs.checks import user_keys
+from sparselora.search.space.effective import effective, key_of, remembered
 from sparselora.search.space.samplers import check_sampler
-from sparselora.search.space.space import Space, effective, key_of, remembered
-from sparselora.sparse.backbone.ffn import ModelShape
+from sparselora.search.space.space import Space
+from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 PARAMS = {

@@ -8,17 +8,12 @@ from optuna.trial import TrialState
 from sparselora.errors import UserError
 from sparselora.machine.process import identity
 from sparselora.records.record import COMPLETED, RECORD_NAME, write_record
+from sparselora.search.study.attributes import ENDED, FOLDER, NAMED, PROCESS
 from sparselora.search.study.outcome import Outcome
+from sparselora.search.study.plan import Plan
+from sparselora.search.study.recovery import recover
 from sparselora.search.study.storage import Storage
-from sparselora.search.study.study import (
-    ENDED,
-    FOLDER,
-    NAMED,
-    PROCESS,
-    Plan,
-    SharedStudy,
-    derived_seed,
-)
+from sparselora.search.study.study import SharedStudy, derived_seed
 
 DEAD = {"host": identity()["host"], "boot_id": "an earlier boot", "pid": 1, "process_start": 0.0}
 
@@ -41,7 +36,10 @@ def plan(**changes: Any) -> Plan:
 
 
 def opened(url: str, **changes: Any) -> SharedStudy:
-    return SharedStudy(Storage(url), plan(**changes))
+    study = SharedStudy(Storage(url), plan(**changes))
+    with study.storage.locked():
+        recover(study)
+    return study
 
 
 def ask(study: SharedStudy) -> Any:

@@ -11,7 +11,8 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from sparselora import accelerate
-from sparselora.sparse.ops.rms_norm import CLASSES, RMSNormFunction, fast_norm
+from sparselora.sparse.acceleration.rms_norm import CLASSES, fast_norm
+from sparselora.sparse.ops.rms_norm import RMSNormFunction
 from tests.conftest import tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients
 

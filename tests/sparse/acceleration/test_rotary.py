@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers.models.phi3.modeling_phi3 import Phi3Attention
 
 from sparselora import accelerate
-from sparselora.sparse.ops import rotary
-from sparselora.sparse.ops.rotary import CLASSES, RotaryFunction, fast_rotary
+from sparselora.sparse.acceleration import rotary
+from sparselora.sparse.acceleration.rotary import CLASSES, fast_rotary
+from sparselora.sparse.ops.rotary import RotaryFunction
 from tests.conftest import tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients
 

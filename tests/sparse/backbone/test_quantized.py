@@ -22,7 +22,7 @@ from sparselora.sparse.backbone.quantized import (
     is_quantized,
     keep_trainable,
 )
-from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.estimators import ESTIMATORS
 from tests.conftest import plain, tiny_batch, tiny_config
 from tests.sparse.blocks.test_attention import masked_reference as masked_attention
 from tests.sparse.blocks.test_ffn import assert_all_close, assert_as_near, gradients

@@ -17,7 +17,7 @@ from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.attention import ROLES, find_attention
 from sparselora.sparse.channels.attention_estimators import build_norms
 from sparselora.sparse.channels.head_channels import HeadShape
-from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.estimators import ESTIMATORS
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, assert_as_near, gradients
 from tests.sparse.blocks.test_ffn import masked_reference as masked_ffn

@@ -6,8 +6,9 @@ import torch
 from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels.calibration import calibrate, from_tensors, to_tensors
+from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
+from sparselora.sparse.channels.moments import from_tensors, to_tensors
 from sparselora.sparse.sensitivity import calibrated_config, error_curves
 from sparselora.training.calibration_cache import fit
 from tests.conftest import plain, tiny_batch, tiny_model

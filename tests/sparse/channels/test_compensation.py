@@ -11,8 +11,9 @@ from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.blocks.ffn import SparseFFN
-from sparselora.sparse.channels.calibration import LayerMoments, calibrate
+from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.compensation import reduced_rank
+from sparselora.sparse.channels.moments import LayerMoments
 from sparselora.sparse.channels.state import SparsityState
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import gradients, with_lora_on_the_ffn

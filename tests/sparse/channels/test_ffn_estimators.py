@@ -5,11 +5,8 @@ from torch import nn
 from sparselora import build_ffn_estimators
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels.ffn_estimators import (
-    FFNEstimator,
-    RandomEstimator,
-    SVDSparsityEstimator,
-)
+from sparselora.sparse.channels.ffn_estimators import FFNEstimator, RandomEstimator
+from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.config import SparsityConfig
 from tests.conftest import tiny_model
 

@@ -14,9 +14,9 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sparselora import UserError, sparsify
-from sparselora.sparse.backbone.calls import state_of
+from sparselora.sparse.channels.call_hooks import state_of
 from sparselora.sparse.channels.state import Call
-from sparselora.sparse.config import ESTIMATORS
+from sparselora.sparse.estimators import ESTIMATORS
 from sparselora.sparse.patch import SparsityHandle
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 

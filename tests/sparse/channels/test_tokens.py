@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sparselora import UserError, sparsify
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels.tokens import IGNORED, TokenSplit, permute
+from sparselora.sparse.channels.tokens import IGNORED, TokenSplit
+from sparselora.sparse.ops.rows import permute
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, gradients
 

@@ -1,0 +1,111 @@
+"""One fine-tune from Python, with the settings and the checks of the command."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sparselora.cli.command_line import check_options, parse_overrides
+from sparselora.cli.config_folders import config_folders
+from sparselora.cli.hydra_setup import install, run_id
+from sparselora.cli.messages import USER_MISTAKES, explain
+from sparselora.cli.preflight import check_unused, compose_config, make_output_folder
+from sparselora.config.schema import RunConfig
+from sparselora.errors import UserError
+from sparselora.plugins import load_plugins
+from sparselora.runs.checks import check_shape, load_run_data, parse_job, user_keys
+
+SCHEMA_FILE = "schema.yaml"
+"""The name under which Hydra's store keeps what `register_schema` registers."""
+
+if TYPE_CHECKING:
+    from sparselora.records.record import RunRecord
+
+
+def fine_tune(
+    overrides: Sequence[str] = (),
+    folder: str | Path | None = None,
+    config_folder: str | Path | None = None,
+) -> "RunRecord":
+    """Do one sparse-LoRA fine-tune, as `python -m sparselora.run` does it, and return its record.
+
+    Every check of the command is made before anything is trained. A notebook or a script may call this as
+    often as it likes, inside a Hydra application of its own too. Like the command it seeds torch's random
+    numbers, and sets its threads.
+
+    Args:
+        overrides: what would be typed behind the command, such as
+            `["experiment=optimized", "train.learning_rate=2e-3"]`; no sweep, nothing of `hydra`.
+        folder: where record, metrics, predictions and adapters go; made if need be. By default a new
+            one below `outputs/runs`.
+        config_folder: one with options of your own, as `--config-dir` takes it.
+
+    Returns:
+        The record, completed: `record.content` holds what stands in `record.json`.
+
+    Raises:
+        UserError: a setting is wrong; the message is the command's.
+        TrainingError: training cannot go on. The record on disk says what was reached.
+    """
+    load_plugins()
+    # PEFT loads it where it is installed, and it warns of a kernel that only evaluation would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    place = Path(folder) if folder is not None else Path("outputs", "runs", run_id())
+    try:
+        run, choices = _composed(overrides, config_folder)
+        check_unused(overrides, ("bench.",))
+    except USER_MISTAKES as error:
+        raise UserError(explain(error)) from (None if isinstance(error, UserError) else error)
+    if run.seeds is not None:
+        raise UserError(f"seeds={run.seeds}: one call is one run; give seed=N, once a seed")
+    make_output_folder("folder", place)
+    for note in load_run_data(run).notes:
+        print(f"note: {note}", file=sys.stderr)
+    sparsities = check_shape(run, user_keys(overrides))
+    flags = [] if config_folder is None else ["--config-dir", str(Path(config_folder).resolve())]
+    raise NotImplementedError(place, flags, sparsities, choices)
+
+
+def _composed(
+    overrides: Sequence[str], config_folder: str | Path | None
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the checked settings, and the option that was chosen of each group."""
+    if isinstance(overrides, str):
+        raise UserError(f"overrides={overrides}: a list of overrides is needed: [{overrides!r}]")
+    extra = None if config_folder is None else str(config_folder)
+    with _own_schema(), config_folders(None, extra):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = parse_overrides(list(overrides), parser)
+        for override in parsed:
+            if override.key_or_group.startswith(("hydra.", "hydra/")):
+                raise UserError(
+                    f"{override.input_line}: without effect in a call, which is one run in its `folder`"
+                )
+            if override.is_sweep_override():
+                raise UserError(
+                    f"{override.input_line}: a sweep; one call is one run (several values of one key are "
+                    "a list: key=[a,b])"
+                )
+        check_options(parsed)
+        config = compose_config("config", overrides)
+        choices = dict(config.hydra.runtime.choices)
+        return parse_job(config, overrides), choices
+
+
+@contextlib.contextmanager
+def _own_schema() -> Iterator[None]:
+    # A user's own Hydra application may have registered another under this name.
+    store = ConfigStore.instance()
+    theirs = store.repo.get(SCHEMA_FILE)
+    try:
+        install()
+        yield
+    finally:
+        if theirs is not None:
+            store.repo[SCHEMA_FILE] = theirs
