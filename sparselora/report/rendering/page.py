@@ -60,7 +60,8 @@ def page(
 
     Args:
         comparisons: each with its charts.
-        records: all that were loaded, `problems` those among them that cannot be used.
+        records: all that were loaded.
+        problems: those among them that cannot be used, or not wholly.
         sources: where they were loaded from.
         study: trials of a study, as `load_study` gives them.
         importance: chart of its parameters' importance.

@@ -1,4 +1,4 @@
-"""Charts as files, painted by another process."""
+"""Charts as files, rendered by another process."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pytest
 
-from sparselora.report.rendering.pictures import LANGUAGE, Painter
+from sparselora.report.rendering.pictures import LANGUAGE, Renderer
 
 CHART: dict[str, Any] = {
     "data": {"values": [{"x": 1}]},
@@ -19,31 +19,31 @@ def test_language_is_the_one_that_the_charts_are_written_in() -> None:
     assert alt.SCHEMA_VERSION.replace(".", "_").startswith(LANGUAGE)
 
 
-def test_charts_are_painted_in_order_on_white(tmp_path: Path) -> None:
+def test_charts_are_rendered_in_order_on_white(tmp_path: Path) -> None:
     # Together more than a pipe holds: neither process may wait for the other for ever.
     large = CHART | {"data": {"values": [{"x": number} for number in range(10_000)]}}
-    with Painter() as painter:
-        painter.begin(tmp_path, {"one": large, "two ½": CHART})
-        assert list(painter.painted()) == ["one", "two ½"]
+    with Renderer() as renderer:
+        renderer.begin(tmp_path, {"one": large, "two ½": CHART})
+        assert list(renderer.rendered()) == ["one", "two ½"]
     for name in ("one", "two ½"):
         assert 'fill="white"' in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_to_paint(tmp_path: Path) -> None:
-    with Painter() as painter:
-        painter.begin(tmp_path, {})
-        assert list(painter.painted()) == []
+def test_nothing_to_render(tmp_path: Path) -> None:
+    with Renderer() as renderer:
+        renderer.begin(tmp_path, {})
+        assert list(renderer.rendered()) == []
 
 
 def test_a_chart_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with Painter() as painter:
-        painter.begin(tmp_path / "missing", {"one": CHART})
+    with Renderer() as renderer:
+        renderer.begin(tmp_path / "missing", {"one": CHART})
         with pytest.raises(OSError, match=r"plots: one: .*No such file"):
-            list(painter.painted())
+            list(renderer.rendered())
 
 
 def test_the_process_ends_with_the_context_even_unused() -> None:
-    with Painter() as painter:
-        process = painter._process
+    with Renderer() as renderer:
+        process = renderer._process
     assert process.poll() is not None
