@@ -246,3 +246,19 @@ def test_weights_are_saved_gathered_and_no_activation_is() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         SparseFFNFunction.apply(x, w1, None, w2, None, nn.GELU())
     assert sorted(map(tuple, saved)) == [(10, 24), (10, 24), (50, 10)]
+
+
+def test_a_kept_choice_is_gathered_once_and_chosen_anew_when_due() -> None:
+    model = tiny_model("bert", dropout=0.1)
+    config = plain(estimator="random", ffn_sparsity=0.6, estimator_every=3)
+    handle = sparsify(model, config)
+    ffn = handle._sparse["layer.0"]
+    choices, slices = [], []
+    for _ in range(7):
+        model(**tiny_batch())
+        choices.append(ffn.chosen.tolist())
+        slices.append(ffn.choice.gathered["ffn"])
+    assert choices[0] == choices[1] == choices[2] != choices[3]
+    assert choices[3] == choices[4] == choices[5] != choices[6]
+    assert slices[0] is slices[2]
+    assert slices[2] is not slices[3]
