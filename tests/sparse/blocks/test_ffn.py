@@ -177,3 +177,19 @@ def test_non_contiguous_input() -> None:
     x = torch.randn(5, 24, 3, dtype=torch.float64).permute(2, 0, 1)
     assert not x.is_contiguous()
     torch.testing.assert_close(ffn.forward(x), ffn.forward(x.contiguous()))
+
+
+def test_a_kept_choice_is_gathered_once_and_chosen_anew_when_due() -> None:
+    model = tiny_model("bert", dropout=0.1)
+    config = plain(estimator="random", ffn_sparsity=0.6, estimator_every=3)
+    handle = sparsify(model, config)
+    ffn = handle._sparse["layer.0"]
+    choices, slices = [], []
+    for _ in range(7):
+        model(**tiny_batch())
+        choices.append(ffn.chosen.tolist())
+        slices.append(ffn.choice.gathered["ffn"])
+    assert choices[0] == choices[1] == choices[2] != choices[3]
+    assert choices[3] == choices[4] == choices[5] != choices[6]
+    assert slices[0] is slices[2]
+    assert slices[2] is not slices[3]

@@ -12,7 +12,13 @@ from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.channels.calibration import calibrate
-from sparselora.sparse.channels.compensation import reduced_rank
+from sparselora.sparse.channels.compensation import (
+    Compensation,
+    fixed_correction,
+    lowrank_compensation,
+    mean_compensation,
+    reduced_rank,
+)
 from sparselora.sparse.channels.moments import LayerMoments
 from sparselora.sparse.channels.selector import FFNChannels
 from sparselora.sparse.channels.state import SparsityState
@@ -127,21 +133,6 @@ def test_gradients_with_compensation(estimator: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_kept_choice_is_gathered_once_and_chosen_anew_when_due() -> None:
-    model = tiny_model("bert", dropout=0.1)
-    handle = sparsify(model, replace(CONFIG, estimator="random", estimator_every=3))
-    ffn = handle._sparse["layer.0"]
-    choices, slices = [], []
-    for _ in range(7):
-        model(**tiny_batch())
-        choices.append(ffn.chosen.tolist())
-        slices.append(ffn.choice.gathered["ffn"])
-    assert choices[0] == choices[1] == choices[2] != choices[3]
-    assert choices[3] == choices[4] == choices[5] != choices[6]
-    assert slices[0] is slices[2]
-    assert slices[2] is not slices[3]
-
-
 def test_a_fixed_choice_follows_the_ramp() -> None:
     model = tiny_model("bert")
     config = replace(
@@ -222,3 +213,39 @@ def test_rank_over_hidden_size() -> None:
             replace(CONFIG, compensation="lowrank", compensation_rank=25),
             calibration=tiny_batch(),
         )
+
+
+@pytest.mark.parametrize("kind", ["none", "mean", "lowrank"])
+@pytest.mark.parametrize("stays", [False, True])
+def test_what_is_fitted_once_and_what_for_every_choice(kind: str, stays: bool) -> None:
+    block, moments, _ = calibrated_block("bert")
+    config = replace(CONFIG, compensation=kind, compensation_rank=4)
+    lin2 = block.lin2.weight.detach()
+    chosen = torch.arange(0, 30, 2)
+    fitted = Compensation.fitted(config, moments, lin2, chosen if stays else None)
+    for indices in (chosen, torch.arange(20)):
+        got = fitted.correction(indices, lin2.t()[indices])
+        if kind == "none":
+            assert got is None
+        elif stays and kind == "lowrank" and indices is chosen:
+            expected = fixed_correction(moments, lin2, chosen, 4)
+            assert got is fitted.correction(indices, lin2.t()[indices])  # nothing is made anew
+            torch.testing.assert_close(got, expected)
+        else:
+            approximated = (
+                mean_compensation(moments, lin2)
+                if kind == "mean"
+                else lowrank_compensation(moments, lin2, 4)
+            )
+            torch.testing.assert_close(got, approximated.correction(indices, lin2.t()[indices]))
+
+
+def test_what_is_fitted_for_one_choice_goes_to_its_device() -> None:
+    block, moments, _ = calibrated_block("bert")
+    config = replace(CONFIG, compensation="lowrank", compensation_rank=4)
+    fitted = Compensation.fitted(config, moments, block.lin2.weight.detach(), torch.arange(5))
+    rows = torch.empty(5, 24, device="meta")
+    got = fitted.correction(torch.arange(5, device="meta"), rows)
+    assert got is not None
+    assert {part.device.type for part in got if part is not None} == {"meta"}
+    assert fitted.correction(torch.arange(5, device="meta"), rows) is got  # moved once
