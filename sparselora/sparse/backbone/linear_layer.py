@@ -194,7 +194,7 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     if unmixed(type(base)) not in (nn.Linear, Conv1D) and not is_quantized(base):
         of = "" if base is linear else f" on {kind_of(base)}"
         raise UserError(
-            f"model: {where} is {kind_of(linear)}{of}; a linear map, plain or in bitsandbytes' 4 "
+            f"model: {where} is {kind_of(linear)}{of}; a linear layer, plain or in bitsandbytes' 4 "
             f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
         )
     if whole_parameter(base).requires_grad:

@@ -101,9 +101,9 @@ def frozen(linear: nn.Module) -> Model:
     ("layer", "message"),
     [
         (Model(nn.Linear(3, 4)), r"layer\.0\.up\.weight trains"),
-        (frozen(nn.Bilinear(3, 3, 4)), "is a Bilinear; a linear map"),
+        (frozen(nn.Bilinear(3, 3, 4)), "is a Bilinear; a linear layer"),
         (with_lora(nn.Linear(3, 4), use_dora=True), "carries a variant of LoRA"),
-        (with_lora(nn.Embedding(3, 4)), r"is PEFT's Embedding \(LORA\); a linear map"),
+        (with_lora(nn.Embedding(3, 4)), r"is PEFT's Embedding \(LORA\); a linear layer"),
     ],
 )
 def test_what_slicing_does_not_take(layer: nn.Module, message: str) -> None:

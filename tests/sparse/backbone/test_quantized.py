@@ -179,7 +179,7 @@ def test_eight_bits_are_refused(tmp_path: Path) -> None:
     how = transformers.BitsAndBytesConfig(load_in_8bit=True)
     model = auto.from_pretrained(tmp_path, quantization_config=how)
     with pytest.raises(
-        UserError, match="is a Linear8bitLt; a linear map, plain or in bitsandbytes' 4"
+        UserError, match="is a Linear8bitLt; a linear layer, plain or in bitsandbytes' 4"
     ):
         sparsify(model, CONFIG)
 
