@@ -13,8 +13,9 @@ import torch
 from transformers import set_seed
 
 from sparselora.config.checks import check_sparse_steps, is_dense
+from sparselora.config.groups import Timing
 from sparselora.config.identity import reference_key
-from sparselora.config.schema import RunConfig, Timing
+from sparselora.config.schema import RunConfig
 from sparselora.data.batches import training_batches
 from sparselora.errors import TrainingError
 from sparselora.machine.lock import DeviceLock

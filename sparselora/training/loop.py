@@ -17,7 +17,7 @@ from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.phases import Phases
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import TrainConfig
+    from sparselora.config.groups import TrainConfig
 
 READ_EVERY = 10
 """Steps between reads from a CUDA device: each read waits for it."""
