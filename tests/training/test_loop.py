@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from sparselora import sparsify
-from sparselora.config.schema import LoraSettings, TrainConfig
+from sparselora.config.groups import LoraSettings, TrainConfig
 from sparselora.machine.lock import DeviceLock
 from sparselora.model.causal_lm import completion_loss
 from sparselora.model.load import lora_config
