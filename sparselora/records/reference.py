@@ -19,7 +19,7 @@ REFERENCE_NAME = "dense_reference.json"
 
 
 def reference_key(run: RunConfig, device: str, threads: int) -> str:
-    """What two runs must share for their step times to be comparable."""
+    """Return what two runs must share for their step times to be comparable."""
     content: dict[str, Any] = run.to_dict()
     train = content["train"]
     steps = {
@@ -33,7 +33,7 @@ def reference_key(run: RunConfig, device: str, threads: int) -> str:
 
 
 def dense_reference(study: Path, key: str, stock_ms: float) -> float:
-    """The study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
+    """Return the study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
     with _locked(study) as known:
         if key not in known:
             known[key] = stock_ms

@@ -53,7 +53,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
-    """What `save_checkpoint` left in the folder of a run with the same settings.
+    """Load what `save_checkpoint` left in the folder of a run with the same settings.
 
     Raises:
         UserError: there is none, it cannot be read, or the settings are others.
@@ -124,7 +124,7 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat, without what does not change a run's outcome."""
+    """Flatten a config, without what does not change a run's outcome."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if key in ("tags", "bench", "seeds"):

@@ -104,12 +104,17 @@ def evaluate(
     device: torch.device,
     lock: DeviceLock,
 ) -> Evaluation:
-    """Every row of `split` once, without sparsity; the model's mode is as before afterwards.
+    """Evaluate every row of `split` once, without sparsity; the model's mode is as before afterwards.
 
     Args:
+        model: on `device`.
         reader: a new one, of the task.
+        tokenizer: that pads the batches.
+        split: to evaluate.
+        batch_size: examples of a forward pass.
         context: makes the context that a forward pass runs in, such as autocast.
-        lock: held shared for each batch.
+        device: of the model.
+        lock: of the device, held shared for each batch.
     """
     was_training = model.training
     model.eval()

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,7 +8,6 @@ from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import from_tensors, to_tensors
 from sparselora.sparse.sensitivity import calibrated_config, error_curves
-from sparselora.training.calibration_cache import fit
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.channels.test_tokens import completions, dense_tokens, tiny_decoder
 
@@ -86,29 +83,6 @@ def test_calibration_that_is_needed_and_missing() -> None:
         calibrate(tiny_model("bert"), [{"pixels": torch.zeros(2, 3)}])
     sparsify(tiny_model("bert"), plain(estimator="static"), calibration=tiny_batch())
     sparsify(tiny_model("bert"), plain(estimator="static"), calibration=[tiny_batch()])
-
-
-def test_cache_by_weights_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARSELORA_CACHE", str(tmp_path))
-    model, batch = tiny_model("bert"), tiny_batch()
-    config = plain(rule="calibrated", ffn_sparsity=0.5, svd_rank=3)
-    made = fit(model, config, [0.5] * 3, lambda: [batch])
-    monkeypatch.setattr("sparselora.training.calibration_cache.calibrate", None)
-    monkeypatch.setattr("sparselora.training.calibration_cache.error_curves", None)
-    found = fit(model, config, [0.5] * 3, lambda: [batch])
-    assert found.seconds == made.seconds > 0
-    assert (found.curves, found.sparsities) == (made.curves, made.sparsities)
-    assert made.calibration is not None
-    assert found.calibration is not None
-    for name, moments in made.calibration.items():
-        assert torch.equal(found.calibration[name].cross, moments.cross)
-    with pytest.raises(TypeError, match="not callable"):
-        fit(model, config, [0.5] * 3, lambda: [tiny_batch(3)])
-    with torch.no_grad():
-        next(model.parameters()).add_(1)
-    with pytest.raises(TypeError, match="not callable"):
-        fit(model, config, [0.5] * 3, lambda: [batch])
-    assert fit(model, plain(svd_rank=3), [0.5] * 3, list).calibration is None
 
 
 def test_error_curves_leave_the_model_and_rise() -> None:
