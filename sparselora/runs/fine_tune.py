@@ -10,7 +10,7 @@ import torch
 from transformers import set_seed
 
 from sparselora.config.groups import Timing
-from sparselora.config.schema import RunConfig, Timing
+from sparselora.config.schema import RunConfig
 from sparselora.data.batches import training_batches
 from sparselora.errors import TrainingError
 from sparselora.machine.lock import DeviceLock
