@@ -44,7 +44,9 @@ def test_live_processes_here_and_all_elsewhere_are_left_alone(url: str) -> None:
     assert again.remaining() == 3
 
 
-def test_a_dead_process_whose_record_is_complete_is_finished_from_it(url: str, tmp_path: Path) -> None:
+def test_a_dead_process_whose_record_is_complete_is_finished_from_it(
+    url: str, tmp_path: Path
+) -> None:
     study = opened(url, named=[])
     trial = ask(study)
     record(tmp_path / "job")
