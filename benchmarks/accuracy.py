@@ -240,7 +240,7 @@ def main() -> None:
 
 
 def summary(suite: Suite, path: Path, of_split: str) -> str:
-    """Return a line an arm: means, differences to dense paired by seed, 95 % intervals."""
+    """Return a line for each arm: means, differences to dense paired by seed, 95 % intervals."""
     from sparselora.runs.checks import load_run_data
 
     split = load_run_data(composed(suite.common)).splits[of_split]

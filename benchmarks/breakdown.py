@@ -146,7 +146,7 @@ def breakdown(
 
 
 def rows_of(case: Case, steps: int) -> Iterable[dict[str, Any]]:
-    """Yield the table of one case, a row a part."""
+    """Yield the table of one case, a row for each part."""
     sparse, batch, run = arms(case.overrides)
     with DeviceLock(sparse.device).alone():
         tables = {
@@ -162,7 +162,7 @@ def rows_of(case: Case, steps: int) -> Iterable[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure one case, print its parts, and write them."""
     parser = arguments(__doc__, "breakdown.csv")
     parser.add_argument("case", nargs="?", default=DEFAULT)
     parser.add_argument("--steps", type=int, default=10)

@@ -107,7 +107,7 @@ def forced_over_dense(rounds: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure both figures, print them, and write them."""
     parser = arguments(__doc__, "parts.csv")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()

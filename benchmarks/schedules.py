@@ -62,7 +62,7 @@ def errors(
 
 
 def main() -> None:
-    """Print a line a draw and schedule, and write it."""
+    """Print a line for each draw and schedule, and write it."""
     parser = arguments(__doc__, "schedules.csv")
     parser.add_argument("--estimator", default="whitened")
     parser.add_argument("--sparsity", type=float, default=0.65)

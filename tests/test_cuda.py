@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora import SparsityConfig, accelerate, calibrate, sparsify
-from sparselora.config.schema import TrainConfig
+from sparselora.config.groups import TrainConfig
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.training.stepper import Stepper
 from tests.conftest import plain, tiny_batch, tiny_model

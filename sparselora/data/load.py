@@ -15,7 +15,7 @@ from sparselora.data.templates import fill
 from sparselora.errors import UserError
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import DataConfig
+    from sparselora.config.groups import DataConfig
 
 NO_TEXT, NO_LABEL, NO_COMPLETION = "no text", "no label", "no completion"
 OTHER_LABEL, DUPLICATE = "another label", "duplicate"

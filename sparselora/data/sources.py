@@ -14,7 +14,7 @@ from sparselora.data.tables import endings, of_arrow, read_table
 from sparselora.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import DataConfig
+    from sparselora.config.groups import DataConfig
 
 
 PREFIX = "dataset:"

@@ -98,7 +98,7 @@ def read_record(folder: Path) -> RunContent | None:
 
 
 def write_record(path: Path, content: RunContent) -> None:
-    """Replace the file: whole, or not at all."""
+    """Replace a record's file: whole, or not at all."""
     write_json(path, content.to_dict())
 
 

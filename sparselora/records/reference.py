@@ -17,7 +17,7 @@ REFERENCE_NAME = "dense_reference.json"
 
 
 def dense_reference(study: Path, key: str, stock_ms: float) -> float:
-    """The study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
+    """Return the study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
     with _locked(study) as known:
         if key not in known:
             known[key] = stock_ms

@@ -33,7 +33,7 @@ class Origin:
 
 
 class Watcher(Protocol):
-    """Follows a run while it goes on."""
+    """Follow a run while it goes on."""
 
     def on_step(self, row: StepRow, plan: StepPlan, latest: Scores | None) -> None:
         """Take a step of training, and the newest evaluation."""

@@ -28,7 +28,7 @@ from sparselora.training.stepper import autocast
 
 
 class Inputs(Protocol):
-    """What a model is fed."""
+    """Feed a model: its tokenizer, labels and batches."""
 
     @property
     def tokenizer(self) -> Any:
@@ -133,7 +133,7 @@ def read_inputs(
 
 
 def step_plan(run: RunConfig, sparsities: Sequence[float], rows: int) -> StepPlan:
-    """Return which steps the run has, and which of them are sparse.
+    """Plan the run's steps: how many, and which of them are sparse.
 
     Args:
         run: with its number of steps, or of epochs.

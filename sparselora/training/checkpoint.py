@@ -54,7 +54,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
-    """What `save_checkpoint` left in the folder of a run with the same settings.
+    """Load what `save_checkpoint` left in the folder of a run with the same settings.
 
     Raises:
         UserError: there is none, it cannot be read, or the settings are others.

@@ -19,7 +19,7 @@ READ_EVERY = 10
 
 @dataclass(frozen=True)
 class StepRow:
-    """What one optimizer step was: a row of `metrics.csv`."""
+    """Describe one optimizer step: a row of `metrics.csv`."""
 
     step: int
     """From 1."""
@@ -45,7 +45,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Which steps run dense, and when rows must be up to date."""
+    """Say which steps run dense, and when rows must be up to date."""
 
     phases: Phases
     eval_every: int | None
@@ -53,20 +53,20 @@ class StepPlan:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps."""
+        """Return the number of optimizer steps."""
         return self.phases.total_steps
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether the weights after this step are evaluated; after the last they always are."""
+        """Return whether the weights after this step are evaluated; after the last they always are."""
         due = self.eval_every is not None and step % self.eval_every == 0
         return due or step == self.total_steps
 
     def keeps_after(self, step: int) -> bool:
-        """Whether the state after this step goes to disk."""
+        """Return whether the state after this step goes to disk."""
         return self.checkpoint_every is not None and step % self.checkpoint_every == 0
 
     def pauses_after(self, step: int) -> bool:
-        """Whether the weights after this step are looked at before the next one."""
+        """Return whether the weights after this step are looked at before the next one."""
         return self.evaluates_after(step) or self.keeps_after(step)
 
 
@@ -78,7 +78,7 @@ def train_steps(
     lock: DeviceLock,
     done: int = 0,
 ) -> Iterator[StepRow]:
-    """Train the stepper's model for `plan.total_steps`, yielding a row a step.
+    """Train the stepper's model for `plan.total_steps`, and yield a row for each step.
 
     Each step holds `lock` shared and lets it go again, so that a job that times can stop the others.
     Rows may come late, in groups, on a CUDA device; where `plan.pauses_after` a step, its row

@@ -12,7 +12,7 @@ from sparselora.sparse.channels.tokens import IGNORED, output_tokens
 from sparselora.sparse.config import SparsityConfig
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import TrainConfig
+    from sparselora.config.groups import TrainConfig
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
@@ -20,7 +20,7 @@ Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 def make_optimizer(
     model: nn.Module, train: "TrainConfig", total_steps: int
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW over what trains, and a linear schedule with warm-up."""
+    """Make AdamW over what trains, and a linear schedule with warm-up."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
@@ -30,19 +30,19 @@ def make_optimizer(
 
 
 def autocast(train: "TrainConfig", device: torch.device) -> torch.autocast:
-    """The context that a forward pass runs in: bfloat16 under `train.precision=bf16`."""
+    """Return the context of a forward pass: bfloat16 under `train.precision=bf16`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=train.precision.name == "bf16")
 
 
 class Stepper:
-    """Does optimizer steps on one model: the same code trains and is timed.
+    """Do optimizer steps on one model: the same code trains and is timed.
 
     Args:
         model: with what trains marked so.
         train: batch, optimizer and precision settings.
         total_steps: of the learning-rate schedule.
         device: that the model is on.
-        loss: (model, batch) → its loss; None: as the model gives it.
+        loss: gives the loss of a model and a batch; None: as the model itself gives it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Stepper:
         ]
 
     def step(self, micro_batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, StepTimer]:
-        """One step over batches that are on the device: (loss, gradient norm, its timer)."""
+        """Do one step over batches on the device; return loss, gradient norm and the step's timer."""
         counts = [_losses(batch["labels"]) for batch in micro_batches]
         self.model.train()
         timer = StepTimer(self.device)
@@ -81,7 +81,7 @@ class Stepper:
 
 
 def tokens_kept_dense(batch: Mapping[str, Tensor], config: SparsityConfig) -> int:
-    """How many of a batch's positions every channel is computed for, in a sparse step."""
+    """Count the positions of a batch that every channel is computed for, in a sparse step."""
     if config.tokens == "all":
         return 0
     dense, _ = output_tokens(batch["labels"], batch["attention_mask"], config.sink_tokens)
@@ -89,7 +89,7 @@ def tokens_kept_dense(batch: Mapping[str, Tensor], config: SparsityConfig) -> in
 
 
 def head_positions(batch: Mapping[str, Tensor]) -> int:
-    """How many positions of a batch say a labelled token in any row, times its rows."""
+    """Count the positions of a batch that say a labelled token in any row, times its rows."""
     labels = batch["labels"]
     if labels.dim() == 1:
         return 0
@@ -102,10 +102,10 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _losses(labels: Tensor) -> int | Tensor:
-    """How many losses a batch's mean is of: an example each, or a token of a completion each."""
+    """Count the losses that a batch's mean is of: one an example, or one a token of a completion."""
     return len(labels) if labels.dim() == 1 else (labels[:, 1:] != IGNORED).sum()
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch, every tensor of it on the device."""
+    """Return the batch with every tensor of it on the device."""
     return {name: tensor.to(device) for name, tensor in batch.items()}

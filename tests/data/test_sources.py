@@ -3,7 +3,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sparselora.config.schema import DataConfig
+from sparselora.config.groups import DataConfig
 from sparselora.data import sources
 from sparselora.data.load import load_data
 from sparselora.data.sources import check_path, read_frames, register_dataset

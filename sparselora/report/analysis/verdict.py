@@ -116,7 +116,7 @@ def more_seeds(gap: float, low: float, seeds: int, max_drop: float) -> int | Non
 
 
 def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
-    """Return the verdict in a sentence."""
+    """Return the verdict on a comparison, in a sentence."""
     found = recommend(comparison, max_drop)
     if found.row is not None:
         return describe(found.row)

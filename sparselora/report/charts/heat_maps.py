@@ -13,7 +13,7 @@ _AXES = ["svd_rank", "ffn_sparsity"]
 
 
 def sparsity_by_layer(comparison: Comparison) -> Drawn | None:
-    """Draw the realised sparsity of each layer, a row a setting."""
+    """Draw the realised sparsity of each layer, a row for each setting."""
     rows = []
     names = comparison.table.set_index("config")["setting"]
     last = comparison.runs[["setting", "layers"]].drop_duplicates("setting", keep="last")

@@ -56,7 +56,7 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -> None:
-    """Print a table a device, a column a setting, the fastest first."""
+    """Print a table for each device, with a column for each setting, the fastest first."""
     devices = {content["provenance"]["device"]: None for content, _ in rows}
     for device in devices:
         of_device = [row for row in rows if row[0]["provenance"]["device"] == device]

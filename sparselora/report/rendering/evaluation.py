@@ -29,7 +29,7 @@ SAME_MEMORY = 1.05
 
 
 def evaluation(comparison: Comparison) -> str:
-    """Write the document, as Markdown; settings that were not run say so."""
+    """Write the study's table and acceptance lines as measured, in Markdown; what was not run says so."""
     rows = {name: comparison.named(name) for name in NAMED}
     lines = [
         "# Evaluation",

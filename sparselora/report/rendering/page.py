@@ -56,7 +56,7 @@ def page(
     study: pd.DataFrame | None = None,
     importance: Spec | None = None,
 ) -> str:
-    """Write the page.
+    """Write one HTML page: verdicts, charts, tables, and where they come from.
 
     Args:
         comparisons: each with its charts.
@@ -177,7 +177,7 @@ def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
 
 @functools.cache
 def vega() -> str:
-    """Return the charts' JavaScript.
+    """Return the JavaScript that draws the charts on a page.
 
     Making it takes two seconds, so it is kept in the user's cache folder.
     """

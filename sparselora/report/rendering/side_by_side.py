@@ -118,7 +118,7 @@ def _speedup(row: dict[Any, Any]) -> str:
 
 
 def print_side_by_side(frame: pd.DataFrame, names: tuple[str, str], console: Console) -> None:
-    """Print the frame, with what A and B are."""
+    """Print two sets of records side by side, and which is A and which is B."""
     table = Table(title=escape(f"A: {names[0]}; B: {names[1]}"), title_justify="left")
     empty = [name for name in frame if frame[name].astype(str).eq(formats.MISSING).all()]
     shown = [name for name in map(str, frame) if name == "setting" or name not in empty]

@@ -90,7 +90,7 @@ def _seconds_to(row: dict[Any, Any], target: float) -> float | None:
 
 
 def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
-    """Print a row a run; columns that hold nothing are left out."""
+    """Print a row for each run; columns that hold nothing are left out."""
     table = Table(title=escape(title), title_justify="left")
     columns = [name for name in _COLUMNS if frame[name].notna().any()]
     if not frame.duplicated(["label", "seed"]).any() and "varied" in columns:

@@ -35,7 +35,10 @@ _FIRST_TO_GO = ("gflops", "realised_sparsity", "step_memory_mb", "bound", "run_s
 
 
 def readable(comparison: Comparison) -> pd.DataFrame:
-    """Return the table as text, each interval in its figure's cell; empty columns are left out."""
+    """Return a comparison's table as text, with intervals in their figures' cells.
+
+    Columns that hold nothing are left out.
+    """
     table = comparison.table
     any_compared = table["as_good_as_best"].notna().sum() > 1
     rows = []
@@ -62,7 +65,7 @@ def readable(comparison: Comparison) -> pd.DataFrame:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a row a setting, and the verdict in a sentence below."""
+    """Print a row for each setting, and the verdict in a sentence below."""
     frame = readable(comparison)
     for name in _FIRST_TO_GO:
         titled = {COLUMNS[str(key)][0]: cells.to_list() for key, cells in frame.items()}

@@ -1,5 +1,8 @@
 """Charts as files, rendered by another process."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +50,25 @@ def test_the_process_ends_with_the_context_even_unused() -> None:
     with Renderer() as renderer:
         process = renderer._process
     assert process.poll() is not None
+
+
+def _runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_the_process_ends_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import os, signal; from sparselora.report.rendering.pictures import Renderer; "
+        "print(Renderer()._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False)
+    process = int(parent.stdout)
+    deadline = time.monotonic() + 60
+    while _runs(process) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _runs(process)
