@@ -80,7 +80,7 @@ class Attention:
 
     @property
     def is_current(self) -> bool:
-        """Return whether its projections are where they were.
+        """Return whether its projections are still where they were found.
 
         PEFT puts others in their place, or around them.
         """
@@ -91,7 +91,7 @@ class Attention:
         )
 
     def looked_up(self) -> "Attention":
-        """Return one of the same layer with what is at its paths now."""
+        """Return the same layer's attention, with the modules that are at its paths now."""
         projections = find_projections(self.architecture, self.layer, self.name)
         return replace(self, projections=projections)
 

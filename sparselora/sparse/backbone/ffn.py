@@ -76,14 +76,14 @@ class FFNBlock:
 
     @property
     def is_current(self) -> bool:
-        """Return whether its modules are where they were.
+        """Return whether its modules are still where they were found.
 
         PEFT puts others in their place, or around them.
         """
         return all(module_at(self.layer, path) is module for path, module in self.found.items())
 
     def check_sliceable(self) -> None:
-        """Raise a `UserError` unless its channels can be left out."""
+        """Raise a `UserError` unless the block's channels can be left out."""
         row = self.architecture
         for path, module in self.found.items():
             check_forward(module, f"{self.name}.{path}")
