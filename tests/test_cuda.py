@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sparselora import SparsityConfig, accelerate, calibrate, sparsify
-from sparselora.config.schema import TrainConfig
+from sparselora.config.groups import TrainConfig
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.training.loop import Stepper
+from sparselora.training.stepper import Stepper
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.backbone.test_quantized import quantized, unpacked
 from tests.sparse.blocks.test_attention import masked_reference as masked_attention

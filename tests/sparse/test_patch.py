@@ -123,7 +123,7 @@ def test_what_cannot_be_sliced_is_refused() -> None:
 
 def test_unknown_architecture_lists_the_known() -> None:
     config = transformers.BloomConfig(hidden_size=8, n_head=2, n_layer=1, vocab_size=20)
-    with pytest.raises(UserError, match=r"'bloom'.*bert, camembert.*llama.*ARCHITECTURES"):
+    with pytest.raises(UserError, match=r"'bloom'.*bert, camembert.*llama.*register_architecture"):
         sparsify(transformers.BloomForSequenceClassification(config), CONFIG)
 
 

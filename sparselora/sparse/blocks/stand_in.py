@@ -12,12 +12,13 @@ from sparselora.errors import UserError
 from sparselora.sparse.blocks.attention import SparseAttention
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.channels.state import SparsityState
+from sparselora.sparse.compat import REPLICA
 from sparselora.sparse.swap import HELD, put_on, take_off
 
 
 def _enabled(state: SparsityState, module: nn.Module) -> bool:
     sparse = state.sparse
-    if sparse and getattr(module, "_is_replica", False):
+    if sparse and getattr(module, REPLICA, False):
         raise UserError(
             "model: sparse blocks cannot run under nn.DataParallel, whose replicas share them; "
             "start one process a device with torchrun (DistributedDataParallel)"

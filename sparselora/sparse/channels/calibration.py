@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.calls import padding_mask
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
-from sparselora.sparse.backbone.linear_map import module_at
 from sparselora.sparse.backbone.lookup import get_called
+from sparselora.sparse.backbone.paths import module_at
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
 from sparselora.sparse.channels.moments import Calibration, LayerMoments
 from sparselora.sparse.channels.tokens import output_tokens

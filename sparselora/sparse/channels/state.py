@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from sparselora.errors import UserError
 from sparselora.sparse.channels.sampling import Positions, positions_to_sample, sample_tokens, take
 from sparselora.sparse.channels.tokens import TokenSplit
+from sparselora.sparse.compat import current_graph_task, tree_leaves
 
 
 @dataclass(eq=False)
@@ -137,7 +137,7 @@ class SparsityState:
             self.call = Call(False)
             return
         compiling = torch.compiler.is_compiling()
-        if not compiling and trains and torch._C._current_graph_task_id() != -1:
+        if not compiling and trains and current_graph_task() != -1:
             raise UserError(
                 "gradient checkpointing: the whole model is called again inside a backward pass; sparse "
                 "blocks need its layers checkpointed instead (model.gradient_checkpointing_enable())"
@@ -187,7 +187,7 @@ class SparsityState:
         def take_up(_: Tensor) -> None:
             self.call = call
 
-        for tensor in pytree.tree_leaves(output):
+        for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(take_up)
 
