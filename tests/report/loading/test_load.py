@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
@@ -7,6 +8,8 @@ from rich.console import Console
 
 from sparselora import load_records
 from sparselora.errors import UserError
+from sparselora.records.sections import RunContent
+from sparselora.records.typed import Section
 from sparselora.report.loading.load import COLUMNS, LEGEND
 from sparselora.report.rendering.sweep_table import print_sweep, sweep_table
 
@@ -134,3 +137,24 @@ def test_names_from_configs_are_printed_as_they_are(tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
     print_sweep(sweep_table(load_records(tmp_path)), console, "t")
     assert "[bold]x[/bold] [red" in console.export_text()
+
+
+def section_of(hint: Any) -> Any:
+    options = [hint, *get_args(hint)]
+    return next(
+        (item for item in options if isinstance(item, type) and item is not type(None)), None
+    )
+
+
+def test_every_column_of_a_report_is_a_field_of_the_record() -> None:
+    for name, column in COLUMNS.items():
+        keys = column.path.split(".")
+        if keys[0] == "config":
+            continue
+        at: Any = RunContent
+        for key in keys:
+            assert isinstance(at, type), (name, column.path)
+            assert issubclass(at, Section), (name, column.path)
+            hints = get_type_hints(at)
+            assert key in hints, (name, column.path)
+            at = section_of(hints[key])
