@@ -1,4 +1,4 @@
-"""Bars on standard error: steps of training, rounds of timing."""
+"""Show bars on standard error: steps of training, rounds of timing."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """One bar at a time, closed when the block ends.
+    """Show one bar at a time, which is closed when the block ends.
 
     Args:
         label: stands before the bar.
@@ -28,14 +28,14 @@ class Progress:
         self._close()
 
     def on_step(self, row: "StepRow", plan: "StepPlan", latest: "Scores | None") -> None:
-        """A step of training: its phase, loss and time, and the newest accuracy."""
+        """Show a step of training: its phase, loss and time, and the newest accuracy."""
         shown = f"{row.phase}, loss {row.loss:.3f}, {row.milliseconds:.0f} ms/step"
         if latest is not None:
             shown += f", accuracy {latest.accuracy:.3f} at {latest.step}"
         self._update("step", plan.total_steps, shown)
 
     def on_round(self, done: int) -> None:
-        """A round of timing; how many there will be shows as they come."""
+        """Show a round of timing; how many there will be shows as they come."""
         self._update("round", None, "timing against stock PEFT LoRA")
 
     def _update(self, unit: str, total: int | None, shown: str) -> None:

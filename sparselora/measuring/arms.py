@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sparselora.config.schema import TrainConfig
+from sparselora.config.groups import TrainConfig
 from sparselora.machine.memory import step_memory
 from sparselora.machine.timer import StepTimer
 from sparselora.sparse.accelerate import accelerate

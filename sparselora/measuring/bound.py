@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from sparselora.config.schema import Precision, RunConfig
+from sparselora.config.groups import Precision
+from sparselora.config.schema import RunConfig
 from sparselora.measuring.dimensions import attention_kept_of, model_dimensions
 from sparselora.measuring.flops import gather_bytes, step_flops, svd_estimate_flops
 from sparselora.measuring.sizes import AttentionKept, ModelDimensions

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparselora.config.schema import MeasureConfig, TrainConfig
+from sparselora.config.groups import MeasureConfig, TrainConfig
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import load_average
 from sparselora.machine.timer import StepTimer

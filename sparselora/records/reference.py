@@ -8,28 +8,12 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from sparselora.config.schema import RunConfig
 from sparselora.records.files import write_json
 
 REFERENCE_NAME = "dense_reference.json"
-
-
-def reference_key(run: RunConfig, device: str, threads: int) -> str:
-    """Return what two runs must share for their step times to be comparable."""
-    content: dict[str, Any] = run.to_dict()
-    train = content["train"]
-    steps = {
-        name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
-    }
-    if content["model"]["quantization"] == "none":
-        del content["model"]["quantization"]  # as in keys from before there was a choice
-    parts = {"device": device, "threads": threads, "model": content["model"]} | steps
-    parts |= {"data": content["data"], "lora": content["lora"], "task": content["task"]}
-    return json.dumps(parts, sort_keys=True)
 
 
 def dense_reference(study: Path, key: str, stock_ms: float) -> float:

@@ -9,7 +9,8 @@ from time import perf_counter
 import torch
 from transformers import set_seed
 
-from sparselora.config.schema import RunConfig, Timing
+from sparselora.config.groups import Timing
+from sparselora.config.schema import RunConfig
 from sparselora.data.batches import training_batches
 from sparselora.errors import TrainingError
 from sparselora.machine.lock import DeviceLock

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from sparselora.config.identity import content_hash
 from sparselora.config.naming import describe
 from sparselora.config.schema import RunConfig
 from sparselora.machine.device import choose_device, use_threads
@@ -120,7 +121,7 @@ def _run_one(
         label=label,
         experiment=origin.experiment if label == origin.experiment else None,
         config=run.to_dict(),
-        config_hash=run.content_hash(),
+        config_hash=content_hash(run),
         overrides=list(origin.overrides),
         config_flags=list(origin.config_flags),
         provenance=build(Provenance, provenance(device)),

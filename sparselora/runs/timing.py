@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from sparselora.config.identity import reference_key
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import device_name
 from sparselora.measuring import bound
 from sparselora.measuring.measure import measure
-from sparselora.records.reference import dense_reference, reference_key
+from sparselora.records.reference import dense_reference
 from sparselora.records.sections import Flops, RunContent, Timing
 from sparselora.records.typed import build
 from sparselora.runs.setup import Prepared

@@ -14,7 +14,8 @@ import torch
 from peft import PeftModel
 
 from sparselora.config.defaults import filled
-from sparselora.config.schema import OUTCOME_FREE_TRAIN_KEYS, RunConfig
+from sparselora.config.identity import outcome_settings
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.records.files import write_atomically
 from sparselora.records.record import COMPLETED, RECORD_NAME, read_record
@@ -70,7 +71,10 @@ def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
     record = read_record(folder)
     if record is None:
         raise UserError(f"train.resume={folder}: its {RECORD_NAME} cannot be read")
-    asked, held = _deciding(run.to_dict()), _deciding(filled(record.config))
+    asked, held = (
+        {key: value for key, value in outcome_settings(config).items() if value != {}}
+        for config in (run.to_dict(), filled(record.config))
+    )
     for key in sorted({*asked, *held}):
         if asked.get(key) != held.get(key):
             raise UserError(
@@ -121,18 +125,3 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a config, without what does not change a run's outcome."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in ("tags", "bench", "seeds"):
-            continue
-        if not isinstance(value, Mapping):
-            flat[key] = value
-            continue
-        for name, item in value.items():
-            if key != "train" or name not in OUTCOME_FREE_TRAIN_KEYS:
-                flat[f"{key}.{name}"] = item
-    return flat

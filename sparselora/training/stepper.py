@@ -12,7 +12,7 @@ from sparselora.sparse.channels.tokens import IGNORED, output_tokens
 from sparselora.sparse.config import SparsityConfig
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import TrainConfig
+    from sparselora.config.groups import TrainConfig
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 

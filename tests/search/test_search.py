@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from sparselora.config.identity import content_hash
 from sparselora.runs import setup
 from sparselora.search import search as search_module
 from sparselora.search.study.attributes import DUPLICATE_OF, ENDED, LABEL, REASON
@@ -182,7 +183,7 @@ def test_a_known_setting_is_answered_and_counted_apart(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A dirty tree re-uses nothing, and tests run in one.
-    monkeypatch.setattr(search_module, "known_by", lambda run, *_: run.content_hash())
+    monkeypatch.setattr(search_module, "known_by", lambda run, *_: content_hash(run))
     space = [f"{key}=0.1" for key in ("sparse_warmup_ratio",)]
     space += ["schedule=uniform", "estimator=svd", "compensation=none", "svd_rank=4,8"]
     outcome = invoke(

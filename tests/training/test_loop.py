@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparselora import sparsify
-from sparselora.config.schema import LoraSettings, TrainConfig
+from sparselora.config.groups import LoraSettings, TrainConfig
 from sparselora.errors import TrainingError
 from sparselora.machine.lock import DeviceLock
 from sparselora.model.load import lora_config

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from sparselora.config.schema import TrainConfig
+from sparselora.config.groups import TrainConfig
 from sparselora.model.causal_lm import completion_loss
 from sparselora.sparse.channels.tokens import IGNORED
 from sparselora.training.stepper import Stepper, head_positions, tokens_kept_dense

@@ -1,6 +1,5 @@
 """Records on disk as one pandas frame, a row a run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sparselora.config.defaults import filled
+from sparselora.config.identity import pairing_key, setting_key
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
 from sparselora.report.loading.parse import parse_record
@@ -115,9 +115,6 @@ LEGEND: dict[str, str] = {name: column.legend for name, column in COLUMNS.items(
 """What each column holds, with its unit."""
 
 _NAMED_PATHS = {column.path for column in COLUMNS.values()}
-_NOT_SETTINGS = {
-    "train": ("threads", "device", "keep_checkpoints", "checkpoint_every", "resume"),
-}
 
 
 def load_records(*paths: str | Path) -> pd.DataFrame:
@@ -156,29 +153,6 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _pairing_key(config: dict[str, Any]) -> str:
-    """Return what a run shares with the plain LoRA run it is compared with: all but its sparsity."""
-    parts = {key: config.get(key) for key in ("task", "model", "data", "lora", "train", "seed")}
-    # Of another sample of the validation split an accuracy is another figure.
-    parts["eval_rows"] = _dig(config, "measure.eval_rows")
-    return json.dumps(_settings_of(parts), sort_keys=True)
-
-
-def _setting_key(config: dict[str, Any]) -> str:
-    aside = ("seed", "seeds", "measure", "bench", "tags")
-    parts = {key: value for key, value in config.items() if key not in aside}
-    return json.dumps(_settings_of(parts), sort_keys=True)
-
-
-def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: {name: item for name, item in value.items() if name not in _NOT_SETTINGS.get(key, ())}
-        if isinstance(value, dict)
-        else value
-        for key, value in parts.items()
-    }
-
-
 def _row(file: Path) -> dict[str, Any]:
     try:
         record = parse_record(file)
@@ -190,7 +164,7 @@ def _row(file: Path) -> dict[str, Any]:
         flat = flatten(config, "config")
         row |= {key: value for key, value in flat.items() if key not in _NAMED_PATHS}
         whole = filled(config)
-        row |= {"pairing": _pairing_key(whole), "setting": _setting_key(whole)}
+        row |= {"pairing": pairing_key(whole), "setting": setting_key(whole)}
     row["folder"] = str(file.parent)
     return row
 

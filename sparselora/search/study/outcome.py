@@ -1,4 +1,4 @@
-"""What a trial is told: read from the record that its run left, never from memory."""
+"""Read what a trial gave from the record that its run left, never from memory."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from sparselora.runs.repeats import read_repeats
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table of objectives."""
+    """Describe one objective: where it stands in a record, and which way it is better."""
 
     direction: StudyDirection
     read: Callable[[RunContent], float | None]
@@ -60,7 +60,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 
 def get_objectives(names: Sequence[str]) -> list[Objective]:
-    """The rows of `names`.
+    """Return the objectives of these names.
 
     Raises:
         UserError: one is unknown, or twice there, or there is none.
@@ -77,7 +77,7 @@ def get_objectives(names: Sequence[str]) -> list[Objective]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run gave.
+    """Hold what a finished run gave.
 
     Attributes:
         values: of the objectives; None where the run failed.
@@ -91,13 +91,14 @@ class Outcome:
 
     @staticmethod
     def failed(reason: str) -> "Outcome":
+        """Return the outcome of a run that failed for a reason."""
         return Outcome(None, reason, {})
 
 
 def read_outcome(folder: Path, objectives: Sequence[str]) -> Outcome | None:
-    """The outcome of a job; None where it did not come to an end of its own.
+    """Return the outcome of a job; None where it did not come to an end of its own.
 
-    Of a job over several seeds, means over those that were run.
+    A job over several seeds has means over those that were run.
     """
     parent = read_repeats(folder)
     if parent is None:

@@ -4,14 +4,12 @@ from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from sparselora import load_records
 from sparselora.errors import UserError
 from sparselora.records.sections import RunContent
 from sparselora.records.typed import Section
 from sparselora.report.loading.load import COLUMNS, LEGEND
-from sparselora.report.rendering.sweep_table import print_sweep, sweep_table
 
 
 def write(folder: Path, **content: object) -> None:
@@ -82,61 +80,6 @@ def test_a_number_that_is_not_whole_is_kept(tmp_path: Path) -> None:
 def test_folders_that_overlap_count_once(tmp_path: Path) -> None:
     write(tmp_path / "x" / "a", **record(0.8, 0.5))
     assert len(load_records(tmp_path, tmp_path / "x", str(tmp_path / "x" / ".." / "x"))) == 1
-
-
-def test_difference_to_dense_is_paired_by_seed(tmp_path: Path) -> None:
-    for seed, dense, sparse in ((1, 0.80, 0.79), (2, 0.82, 0.83)):
-        write(tmp_path / f"d{seed}", **record(dense, 0.0, seed))
-        write(tmp_path / f"s{seed}", **record(sparse, 0.5, seed))
-    write(tmp_path / "s3", **record(0.9, 0.5, seed=3))
-    frame = sweep_table(load_records(tmp_path)).set_index(["label", "seed"])
-    assert frame.loc[("sparse", 1), "delta_dense"] == pytest.approx(-0.01)
-    assert frame.loc[("sparse", 2), "delta_dense"] == pytest.approx(0.01)
-    assert pd.isna(frame.loc[("sparse", 3), "delta_dense"])
-
-
-def test_a_run_of_another_budget_is_no_reference(tmp_path: Path) -> None:
-    write(tmp_path / "dense", **record(0.8, 0.0))
-    longer = record(0.9, 0.5)
-    longer["config"]["train"]["max_steps"] = 50
-    write(tmp_path / "longer", **longer)
-    # A sparse run that rounded to nothing left out is not plain LoRA.
-    write(tmp_path / "rounded", **(record(0.7, 0.0) | {"steps": {"dense": 1, "sparse": 4}}))
-    frame = sweep_table(load_records(tmp_path)).set_index("accuracy")
-    assert pd.isna(frame.loc[0.9, "delta_dense"])
-    assert frame.loc[0.7, "delta_dense"] == pytest.approx(-0.1)
-
-
-def test_rows_of_any_swept_key_can_be_told_apart(tmp_path: Path) -> None:
-    for rate in ("1e-3", "2e-4"):
-        overrides = ["seed=1", f"train.learning_rate={rate}"]
-        write(tmp_path / rate, **record(0.8, 0.5, overrides=overrides))
-    varied = sweep_table(load_records(tmp_path))["varied"]
-    assert sorted(varied) == ["train.learning_rate=1e-3", "train.learning_rate=2e-4"]
-
-
-def test_time_to_the_dense_runs_accuracy(tmp_path: Path) -> None:
-    extra = {
-        "calibration_seconds": 2.0,
-        "dense_reference_ms": 100.0,
-        "timing": {"dense_speedup": 1.0, "speedup": 2.0},
-        "evaluations": [{"step": 3, "accuracy": 0.7}, {"step": 5, "accuracy": 0.85}],
-    }
-    write(tmp_path / "dense", **record(0.8, 0.0))
-    write(tmp_path / "sparse", **record(0.85, 0.5, **extra))
-    below = extra | {"evaluations": [{"step": 5, "accuracy": 0.79}]}
-    write(tmp_path / "below", **record(0.79, 0.5, **below))
-    frame = sweep_table(load_records(tmp_path)).set_index("accuracy")
-    # 2 s, one dense step of 100 ms, four sparse ones of 50 ms.
-    assert frame.loc[0.85, "seconds_to_dense_accuracy"] == pytest.approx(2.3)
-    assert pd.isna(frame.loc[0.79, "seconds_to_dense_accuracy"])
-
-
-def test_names_from_configs_are_printed_as_they_are(tmp_path: Path) -> None:
-    write(tmp_path / "one", **(record(0.8, 0.5) | {"label": "[bold]x[/bold] [red"}))
-    console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
-    print_sweep(sweep_table(load_records(tmp_path)), console, "t")
-    assert "[bold]x[/bold] [red" in console.export_text()
 
 
 def section_of(hint: Any) -> Any:
