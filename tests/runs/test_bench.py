@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparselora.model.load import load_tokenizer
-from sparselora.records.sections import Timing
+from sparselora.records.costs import Timing
 from sparselora.records.typed import declared
 from sparselora.runs.bench import DrawnInputs, bench_job
 from sparselora.sparse.channels.tokens import IGNORED

@@ -408,3 +408,19 @@ def test_test_metrics_are_those_of_the_best_adapter(
     recorded = torch.tensor(test["logits"].iloc[0])
     torch.testing.assert_close(logits["best"], recorded, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(logits["last"], recorded, atol=1e-3)
+
+
+def test_a_full_disk_leaves_what_was_reached(
+    invoke: Invoke, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sparselora.runs.keeper.save_adapter", fail)
+    outcome = invoke(*tiny_overrides, "svd_rank=3")
+    assert outcome.code == 1
+    (record,) = outcome.records()
+    assert record["status"] == "failed"
+    assert "No space left on device" in record["error"]
+    assert record["steps"]["dense"] + record["steps"]["sparse"] == 5
+    assert record["metrics"]["validation"]["step"] == 5

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sparselora.errors import UserError
-from sparselora.records.record import RunRecord
+from sparselora.records.record import RunRecord, read_record
 from sparselora.runs.job import Origin, Silence, objectives, run_job
 from tests.conftest import Outcome
 from tests.runs.composed import composed
@@ -39,6 +39,8 @@ def test_a_job_needs_no_command_and_gives_what_the_command_gives(
         )
         content = json.loads((tmp_path / name / "record.json").read_text())
         assert list(content) == list(expected)
+        assert record.content.to_dict() == content  # what is at hand is what is on disk
+        assert read_record(tmp_path / name) == record.content
         for key in ("label", "experiment", "config", "config_hash", "overrides", "metrics", "data"):
             assert content[key] == expected[key], key
         assert objectives(record.content)[0] == expected["metrics"]["validation"]["accuracy"]
