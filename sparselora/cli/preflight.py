@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sparselora.cli.command_line import check_mode, check_options, check_sweep, parse_overrides
 from sparselora.cli.config_folders import config_folders, rerun
 from sparselora.cli.hydra_setup import install
-from sparselora.config.schema import DataConfig, RunConfig
+from sparselora.config.groups import DataConfig
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.records.record import BENCH_NAME, RECORD_NAME
 from sparselora.runs.checks import check_shape, load_run_data, parse_job, user_keys

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from sparselora.records.sections import Scores
     from sparselora.training.loop import StepPlan, StepRow
 
 
@@ -26,11 +27,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def on_step(self, row: "StepRow", plan: "StepPlan", latest: dict[str, Any]) -> None:
+    def on_step(self, row: "StepRow", plan: "StepPlan", latest: "Scores | None") -> None:
         """Show a step of training: its phase, loss and time, and the newest accuracy."""
         shown = f"{row.phase}, loss {row.loss:.3f}, {row.milliseconds:.0f} ms/step"
-        if latest:
-            shown += f", accuracy {latest['accuracy']:.3f} at {latest['step']}"
+        if latest is not None:
+            shown += f", accuracy {latest.accuracy:.3f} at {latest.step}"
         self._update("step", plan.total_steps, shown)
 
     def on_round(self, done: int) -> None:

@@ -5,28 +5,22 @@ Whether a setting is without effect is judged on the keys the user set, never on
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from sparselora.config.effects import check_dense_effects, check_effects, without_effect
+from sparselora.config.groups import Quantization, TrainConfig
 from sparselora.config.keys import unknown_key
-from sparselora.config.schema import (
-    PROJECTIONS,
-    QUOTINGS,
-    TASKS,
-    Quantization,
-    RunConfig,
-    TrainConfig,
-)
+from sparselora.config.ranges import check_ranges
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.sparse.estimators import ESTIMATORS
 from sparselora.sparse.schedule import kept_channels, layer_sparsities, names_layer
-from sparselora.sparse.validate import check_at_least, check_choice, check_share
+from sparselora.sparse.validate import check_choice
 
 if TYPE_CHECKING:
     from sparselora.sparse.backbone.model_shape import ModelShape
@@ -52,21 +46,13 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
     for key, value in _numbers(run.to_dict()):
         if math.isnan(value):
             raise UserError(f"{key}=nan: a number is allowed")
-    for check, keys in _CHECKS:
-        for key in keys:
-            check(key, OmegaConf.select(config, key))
-    check_choice("task.name", run.task.name, TASKS)
+    check_ranges(run)
     if run.model.quantization is not Quantization.none and find_spec("bitsandbytes") is None:
         raise UserError(
             f"model.quantization={run.model.quantization.name}: needs the package bitsandbytes "
             "(pip install 'sparselora[qlora]'); none is allowed without it"
         )
-    check_choice("data.quoting", run.data.quoting, QUOTINGS)
     _check_templates(run)
-    for projection in run.lora.projections:
-        check_choice("lora.projections", projection, PROJECTIONS)
-    if not run.lora.projections:
-        raise UserError("lora.projections=[]: at least one of query, key, value, output is needed")
     _check_seeds(run, user_keys)
     check_choice("estimator.name", run.estimator.name, tuple(ESTIMATORS))
     if not ESTIMATORS[run.estimator.name].has_rank:
@@ -210,71 +196,3 @@ def _numbers(value: Any, key: str = "") -> list[tuple[str, float]]:
         items = [(f"{key}.{name}" if key else str(name), item) for name, item in value.items()]
         return [number for name, item in items for number in _numbers(item, name)]
     return [(key, value)] if isinstance(value, float) else []
-
-
-def _at_least(least: float) -> Callable[[str, Any], None]:
-    return lambda key, value: check_at_least(key, value, least)
-
-
-def _positive(key: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UserError(f"{key}={value:g}: a finite number over 0 is allowed")
-
-
-def _path(key: str, value: str | None) -> None:
-    if value is None:
-        return
-    if not value.strip():
-        raise UserError(f"{key}={value}: a file, folder or name is needed")
-    try:
-        Path(value).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{key}={value}: there is no such user's home on this machine") from error
-
-
-def _device(key: str, value: str) -> None:
-    kind, _, index = value.partition(":")
-    plain = value in ("auto", "cpu", "cuda")
-    if not plain and not (kind == "cuda" and index.isdigit()):
-        raise UserError(f"{key}={value}: auto, cpu, cuda or cuda:N is allowed")
-
-
-_CHECKS: tuple[tuple[Callable[[str, Any], None], tuple[str, ...]], ...] = (
-    (
-        _at_least(1),
-        (
-            "calibration.batches",
-            "estimator.tokens",
-            "lora.r",
-            "measure.eval_batch_size",
-            "measure.eval_every",
-            "measure.eval_rows",
-            "bench.batch_size",
-            "measure.batches",
-            "train.batch_size",
-            "train.checkpoint_every",
-            "train.gradient_accumulation_steps",
-            "train.max_steps",
-            "train.threads",
-        ),
-    ),
-    (_at_least(2), ("measure.min_rounds", "measure.max_rounds")),
-    (
-        _at_least(4),
-        ("data.max_length", "bench.seq_len"),
-    ),  # special tokens and a word each of a pair
-    (_at_least(0), ("train.weight_decay",)),
-    (_positive, ("lora.alpha", "train.epochs", "train.learning_rate", "train.max_grad_norm")),
-    (_positive, ("measure.seconds", "measure.interval_width")),
-    (
-        check_share,
-        (
-            "data.test_fraction",
-            "data.validation_fraction",
-            "lora.dropout",
-            "train.lr_warmup_ratio",
-        ),
-    ),
-    (_device, ("train.device",)),
-    (_path, ("data.path", "model.name_or_path", "model.gguf_file", "train.resume")),
-)

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sparselora.config.schema import TASKS, RunConfig
+from sparselora.config.groups import TASKS
+from sparselora.config.schema import RunConfig
 
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:

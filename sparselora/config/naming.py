@@ -3,31 +3,10 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from sparselora.config.identity import shapes_sparsity
+
 if TYPE_CHECKING:
     from sparselora.config.schema import RunConfig
-
-_SHAPING = {
-    "svd_rank",
-    "ffn_sparsity",
-    "qk_sparsity",
-    "vo_sparsity",
-    "attention_scope",
-    "tokens",
-    "sink_tokens",
-    "sparse_warmup_ratio",
-    "sparse_rampup_ratio",
-    "sparse_cooldown_ratio",
-    "schedule",
-    "estimator",
-    "compensation",
-}
-
-_PREFIXES = ("layer_", "estimator.", "compensation.", "calibration.")
-
-
-def shapes_sparsity(key: str) -> bool:
-    """Whether a key is part of what an experiment names."""
-    return key in _SHAPING or key.startswith(_PREFIXES)
 
 
 def describe(

@@ -12,7 +12,7 @@ from sparselora.data.cells import are_whole, whole
 from sparselora.errors import UserError
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import DataConfig
+    from sparselora.config.groups import DataConfig
 
 MAX_CLASSES = 1000
 MAX_NAMES = 20

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sparselora.data import cells, chat, classes
-from sparselora.data.sources import check_path, read_frames
+from sparselora.data.sources import check_path, read_frames, registration
 from sparselora.data.splits import Split, assign, to_split
 from sparselora.data.templates import fill
 from sparselora.errors import UserError
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import DataConfig
+    from sparselora.config.groups import DataConfig
 
 NO_TEXT, NO_LABEL, NO_COMPLETION = "no text", "no label", "no completion"
 OTHER_LABEL, DUPLICATE = "another label", "duplicate"
@@ -54,7 +54,7 @@ def load_data(config: "DataConfig", prompts: bool = False) -> LoadedData:
     check_path(config)
     path = Path(config.path).expanduser()
     changed = path.stat().st_mtime_ns if path.exists() else None
-    key = (repr(config), prompts, changed)
+    key = (repr(config), prompts, changed, registration(config.path))
     if key not in _LAST_READ:
         _LAST_READ.clear()
         _LAST_READ[key] = _load_data(config, prompts)
@@ -62,7 +62,7 @@ def load_data(config: "DataConfig", prompts: bool = False) -> LoadedData:
 
 
 # A command is checked whole, data included, before its first run reads them again.
-_LAST_READ: dict[tuple[str, bool, int | None], LoadedData] = {}
+_LAST_READ: dict[tuple[str, bool, int | None, int | None], LoadedData] = {}
 
 
 def _load_data(config: "DataConfig", prompts: bool) -> LoadedData:

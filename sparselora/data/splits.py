@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from sparselora.config.schema import DataConfig
+    from sparselora.config.groups import DataConfig
 
 SPLITS = ("train", "validation", "test")
 

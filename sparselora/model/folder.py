@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sparselora.config.schema import ModelConfig
+from sparselora.config.groups import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError
 

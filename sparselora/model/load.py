@@ -9,7 +9,8 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from sparselora.config.schema import LoraSettings, ModelConfig, Precision, Quantization, RunConfig
+from sparselora.config.groups import LoraSettings, ModelConfig, Precision, Quantization
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, in_one_line
 from sparselora.machine.device import choose_device
 from sparselora.model.pretrained import load_model_config, read_pretrained

@@ -8,7 +8,7 @@ import huggingface_hub
 import torch
 import transformers
 
-from sparselora.config.schema import ModelConfig
+from sparselora.config.groups import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError, in_one_line
 from sparselora.model.folder import check_folder

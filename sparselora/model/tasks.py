@@ -1,4 +1,4 @@
-"""What a model is fine-tuned to do: a table, one row each."""
+"""Tell what a model can be fine-tuned to do: a table, one row a task."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from sparselora.model.causal_lm import (
     completion_loss,
     tokenize_completions,
 )
-from sparselora.training.evaluate import ClassReader, Reader
+from sparselora.model.classification import ClassReader
+from sparselora.model.reader import Reader
 
 if TYPE_CHECKING:
     from sparselora.config.schema import RunConfig
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the table; its name is in `schema.TASKS`."""
+    """Describe one task, whose name is in `groups.TASKS`."""
 
     auto_model: Any
     """transformers' class that loads a model for it."""

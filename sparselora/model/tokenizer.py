@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers.utils import cached_file
 
-from sparselora.config.schema import ModelConfig
+from sparselora.config.groups import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError
 from sparselora.model.pretrained import load_model_config, read_pretrained

@@ -8,32 +8,16 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from sparselora.config.schema import RunConfig
-from sparselora.records.files import write_atomically
+from sparselora.records.files import write_json
 
 REFERENCE_NAME = "dense_reference.json"
 
 
-def reference_key(run: RunConfig, device: str, threads: int) -> str:
-    """What two runs must share for their step times to be comparable."""
-    content: dict[str, Any] = run.to_dict()
-    train = content["train"]
-    steps = {
-        name: train[name] for name in ("batch_size", "gradient_accumulation_steps", "precision")
-    }
-    if content["model"]["quantization"] == "none":
-        del content["model"]["quantization"]  # as in keys from before there was a choice
-    parts = {"device": device, "threads": threads, "model": content["model"]} | steps
-    parts |= {"data": content["data"], "lora": content["lora"], "task": content["task"]}
-    return json.dumps(parts, sort_keys=True)
-
-
 def dense_reference(study: Path, key: str, stock_ms: float) -> float:
-    """The study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
+    """Return the study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
     with _locked(study) as known:
         if key not in known:
             known[key] = stock_ms
@@ -57,5 +41,4 @@ def _locked(study: Path) -> Iterator[dict[str, float]]:
 
 
 def _write(study: Path, figures: Mapping[str, float]) -> None:
-    text = json.dumps(figures, indent=1)
-    write_atomically(study / REFERENCE_NAME, lambda temporary: temporary.write_text(text))
+    write_json(study / REFERENCE_NAME, figures)

@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sparselora.config.schema import RunConfig, Timing
+from sparselora.config.groups import Timing
+from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.search import compat
 from sparselora.search.space.effective import Check

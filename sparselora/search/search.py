@@ -10,7 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from optuna.trial import Trial, TrialState
 
-from sparselora.config.naming import describe, shapes_sparsity
+from sparselora.config.identity import shapes_sparsity
+from sparselora.config.naming import describe
 from sparselora.config.schema import RunConfig
 from sparselora.errors import TrainingError, UserError
 from sparselora.machine.device import choose_device, use_threads

@@ -1,4 +1,4 @@
-"""What becomes of a sparse block when a module is copied that holds it."""
+"""Say what becomes of a sparse block when a module is copied that holds it."""
 
 import copy
 from typing import Any
@@ -7,13 +7,13 @@ from torch import nn
 
 
 class CopiedWithModel:
-    """Something that modules of a model hold, and that only a copy of the whole model has a copy of.
+    """Be held by modules of a model, and be copied with the whole model alone.
 
     PEFT copies single modules (`modules_to_save`), and so may a user: such a copy is one of the original.
     """
 
     called: nn.Module | None = None
-    """What is called with the batch; None before it is known."""
+    """The module that is called with the batch; None before it is known."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if self.called is not None and id(self.called) not in memo:

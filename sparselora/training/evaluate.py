@@ -1,96 +1,14 @@
-"""Dense evaluation of one split: what the model says of each row, and the metrics that gives."""
+"""Evaluate a model on one split, without sparsity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparselora.data.batches import TokenizedSplit, evaluation_batches
-from sparselora.data.splits import Split
 from sparselora.machine.lock import DeviceLock
-from sparselora.model.f1 import f1_score
-
-
-class Evaluation(Protocol):
-    """What a model made of one split, in the order of its rows."""
-
-    def metrics(self) -> dict[str, float]:
-        """`accuracy`, `loss`, and what else the task has."""
-        ...
-
-    def predictions(self, split: Split, split_name: str, step: int) -> pd.DataFrame:
-        """A row an example: what paired statistics need."""
-        ...
-
-
-class Reader(Protocol):
-    """Collects what a model says over the batches of one split."""
-
-    def read(self, model: nn.Module, indices: list[int], batch: dict[str, Tensor]) -> None:
-        """One batch of rows `indices`, on the model's device."""
-        ...
-
-    def result(self, split: TokenizedSplit) -> Evaluation:
-        """Of all rows, in order."""
-        ...
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Logits of one split, (n, classes), float32, in the order of its rows, and its labels, (n,)."""
-
-    logits: np.ndarray
-    labels: np.ndarray
-
-    def metrics(self) -> dict[str, float]:
-        """Accuracy, F1 (of class 1 where there are two, else the mean over classes), loss (nats)."""
-        predicted = self.logits.argmax(axis=1)
-        binary = self.logits.shape[1] == 2
-        loss = nn.functional.cross_entropy(
-            torch.from_numpy(self.logits), torch.from_numpy(self.labels)
-        )
-        return {
-            "accuracy": float((predicted == self.labels).mean()),
-            "f1": f1_score(self.labels, predicted, binary),
-            "loss": float(loss),
-        }
-
-    def predictions(self, split: Split, split_name: str, step: int) -> pd.DataFrame:
-        """A row an example, with its logits."""
-        return pd.DataFrame(
-            {
-                "split": split_name,
-                "step": step,
-                "example_id": split.example_ids,
-                "group": split.groups,
-                "label": self.labels,
-                "logits": list(self.logits),
-            }
-        )
-
-
-@dataclass
-class ClassReader:
-    """Reads a classifier's logits."""
-
-    rows: list[Tensor] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-
-    def read(self, model: nn.Module, indices: list[int], batch: dict[str, Tensor]) -> None:
-        """One batch of rows `indices`, on the model's device."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        self.rows.append(model(**inputs).logits.float())
-        self.order.extend(indices)
-
-    def result(self, split: TokenizedSplit) -> Classified:
-        """Of all rows, in order."""
-        logits = torch.empty(len(split), self.rows[0].shape[1])
-        logits[torch.tensor(self.order)] = torch.cat(self.rows).cpu()
-        return Classified(logits.numpy(), np.asarray(split.labels, dtype=np.int64))
+from sparselora.model.reader import Evaluation, Reader
 
 
 @torch.no_grad()
@@ -104,11 +22,18 @@ def evaluate(
     device: torch.device,
     lock: DeviceLock,
 ) -> Evaluation:
-    """Every row of `split` once, without sparsity; the model's mode is as before afterwards.
+    """Return what the model makes of every row of a split, without sparsity.
+
+    The model's mode is as before afterwards.
 
     Args:
+        model: to evaluate.
         reader: a new one, of the task.
+        tokenizer: pads the batches.
+        split: its rows, as tokens.
+        batch_size: rows of a forward pass.
         context: makes the context that a forward pass runs in, such as autocast.
+        device: the model's.
         lock: held shared for each batch.
     """
     was_training = model.training

@@ -123,13 +123,6 @@ def test_the_users_budget_wins_over_the_presets() -> None:
     assert (run.train.epochs, run.train.max_steps) == (None, 7)
 
 
-def test_hash_covers_what_decides_the_outcome() -> None:
-    run = parsed()
-    assert run.content_hash() == parsed("tags=[mine]").content_hash()
-    assert run.content_hash() != parsed("seed=2").content_hash()
-    assert run.content_hash() != parsed("svd_rank=4").content_hash()
-
-
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_has_its_function_and_its_file(name: str) -> None:
     config = plain(estimator=name, svd_rank=3 if ESTIMATORS[name].has_rank else None)

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sparselora.config.checks import parse_config
-from sparselora.config.schema import DataConfig
+from sparselora.config.groups import DataConfig
 from sparselora.data.load import load_data
 from sparselora.data.splits import SPLITS, hash_fraction
 from sparselora.errors import UserError

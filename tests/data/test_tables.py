@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparselora.config.schema import DataConfig
+from sparselora.config.groups import DataConfig
 from sparselora.data.cells import texts
 from sparselora.data.load import LoadedData, load_data
 from sparselora.data.tables import read_table

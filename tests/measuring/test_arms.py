@@ -1,6 +1,6 @@
 import torch
 
-from sparselora.config.schema import TrainConfig
+from sparselora.config.groups import TrainConfig
 from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, SPARSE, STOCK, Arms
 from sparselora.sparse.channels.calibration import calibrate
 from tests.conftest import plain, tiny_batch, tiny_model

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparselora import SparsityConfig
-from sparselora.config.schema import MeasureConfig, TrainConfig
+from sparselora.config.groups import MeasureConfig, TrainConfig
 from sparselora.machine.lock import DeviceLock
 from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, SPARSE, STOCK
 from sparselora.measuring.interleave import Budget, interleave

@@ -12,7 +12,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from sparselora.config.schema import ModelConfig
+from sparselora.config.groups import ModelConfig
 from sparselora.errors import UserError
 from sparselora.model.load import load_model_config
 from sparselora.model.tokenizer import load_tokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from sparselora.config.schema import ModelConfig
+from sparselora.config.groups import ModelConfig
 from sparselora.data import assets
 from sparselora.errors import UserError
 from sparselora.model.gguf import unpacked

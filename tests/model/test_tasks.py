@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from sparselora.config.schema import TASKS as NAMES
+from sparselora.config.groups import TASKS as NAMES
 from sparselora.model.tasks import TASKS
 from sparselora.report.__main__ import main as report_main
 from tests.conftest import Outcome

@@ -9,7 +9,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sparselora.runs import fine_tune as finetune
+from sparselora.config.identity import content_hash
+from sparselora.runs import setup
 from sparselora.search import search as search_module
 from sparselora.search.study.attributes import DUPLICATE_OF, ENDED, LABEL, REASON
 from sparselora.search.study.known import known_by
@@ -50,7 +51,7 @@ def test_ctrl_c_loses_nothing_but_the_run_and_the_same_command_goes_on(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = invoke(*searching, "hydra.sweeper.n_trials=6", "hydra.sweeper.study_name=straight")
-    original, calls = finetune.load_model, []
+    original, calls = setup.load_model, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -58,7 +59,7 @@ def test_ctrl_c_loses_nothing_but_the_run_and_the_same_command_goes_on(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(finetune, "load_model", interrupted)
+    monkeypatch.setattr(setup, "load_model", interrupted)
     codes = [invoke(*searching, "hydra.sweeper.n_trials=6").code for _ in range(3)]
     assert codes == [130, 130, 0]
     found = trials(straight.folder)
@@ -91,7 +92,7 @@ def test_a_search_stopped_between_two_draws_of_a_trial_draws_what_it_would_have(
 def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = finetune.load_model, []
+    original, calls = setup.load_model, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -99,7 +100,7 @@ def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
             raise MemoryError("CUDA out of memory")
         return original(*arguments)
 
-    monkeypatch.setattr(finetune, "load_model", failing)
+    monkeypatch.setattr(setup, "load_model", failing)
     outcome = invoke(*searching, "hydra.sweeper.n_trials=5")
     assert outcome.code == 0
     found = trials(outcome.folder)
@@ -154,7 +155,7 @@ def test_a_full_disk_is_a_line_and_the_trial_is_begun_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "load_model", full)
+        patched.setattr(setup, "load_model", full)
         outcome = invoke(*searching, "hydra.sweeper.n_trials=1")
     assert outcome.code == 2
     assert "No space left on device; make room: the same command goes on" in outcome.message[-1]
@@ -167,7 +168,7 @@ def test_a_known_setting_is_answered_and_counted_apart(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A dirty tree re-uses nothing, and tests run in one.
-    monkeypatch.setattr(search_module, "known_by", lambda run, *_: run.content_hash())
+    monkeypatch.setattr(search_module, "known_by", lambda run, *_: content_hash(run))
     space = [f"{key}=0.1" for key in ("sparse_warmup_ratio",)]
     space += ["schedule=uniform", "estimator=svd", "compensation=none", "svd_rank=4,8"]
     outcome = invoke(

@@ -1,6 +1,5 @@
-"""Records on disk → one pandas frame, a row a run."""
+"""Records on disk as one pandas frame, a row a run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from sparselora.config.defaults import filled
+from sparselora.config.identity import pairing_key, setting_key
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
-from sparselora.report.loading.parse import read_record
+from sparselora.report.loading.parse import parse_record
 
 UNREADABLE = "unreadable"
 """Status of a file that is not a whole record."""
@@ -19,7 +19,7 @@ _STATUSES = (COMPLETED, FAILED, INTERRUPTED, RUNNING)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the frame: where it stands in a record, what it holds, and in which unit."""
+    """Describe a column of the frame: where it stands in a record, what it holds, in which unit."""
 
     path: str
     """Keys joined by dots."""
@@ -115,13 +115,10 @@ LEGEND: dict[str, str] = {name: column.legend for name, column in COLUMNS.items(
 """What each column holds, with its unit."""
 
 _NAMED_PATHS = {column.path for column in COLUMNS.values()}
-_NOT_SETTINGS = {
-    "train": ("threads", "device", "keep_checkpoints", "checkpoint_every", "resume"),
-}
 
 
 def load_records(*paths: str | Path) -> pd.DataFrame:
-    """Every record below the folders, a row each, in the order of their folders.
+    """Read every record below the folders, a row each, in the order of their folders.
 
     What a record does not hold is missing in its row, never a made-up value: a partial, failed or
     older record gives a row with what it has. A file that is not a whole record gives one whose status
@@ -156,32 +153,9 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _pairing_key(config: dict[str, Any]) -> str:
-    """What a run shares with the plain LoRA run that it is compared with: all but its sparsity."""
-    parts = {key: config.get(key) for key in ("task", "model", "data", "lora", "train", "seed")}
-    # Of another sample of the validation split an accuracy is another figure.
-    parts["eval_rows"] = _dig(config, "measure.eval_rows")
-    return json.dumps(_settings_of(parts), sort_keys=True)
-
-
-def _setting_key(config: dict[str, Any]) -> str:
-    aside = ("seed", "seeds", "measure", "bench", "tags")
-    parts = {key: value for key, value in config.items() if key not in aside}
-    return json.dumps(_settings_of(parts), sort_keys=True)
-
-
-def _settings_of(parts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: {name: item for name, item in value.items() if name not in _NOT_SETTINGS.get(key, ())}
-        if isinstance(value, dict)
-        else value
-        for key, value in parts.items()
-    }
-
-
 def _row(file: Path) -> dict[str, Any]:
     try:
-        record = read_record(file)
+        record = parse_record(file)
     except (OSError, ValueError, RecursionError) as error:
         return {"status": UNREADABLE, "error": str(error), "folder": str(file.parent)}
     row = {name: _dig(record, column.path) for name, column in COLUMNS.items()}
@@ -190,13 +164,13 @@ def _row(file: Path) -> dict[str, Any]:
         flat = flatten(config, "config")
         row |= {key: value for key, value in flat.items() if key not in _NAMED_PATHS}
         whole = filled(config)
-        row |= {"pairing": _pairing_key(whole), "setting": _setting_key(whole)}
+        row |= {"pairing": pairing_key(whole), "setting": setting_key(whole)}
     row["folder"] = str(file.parent)
     return row
 
 
 def flatten(value: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested keys joined by dots; `layer_sparsity` and its like stay one entry."""
+    """Join nested keys by dots; `layer_sparsity` and its like stay one entry."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}"

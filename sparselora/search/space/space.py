@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from sparselora.config.naming import shapes_sparsity
+from sparselora.config.identity import shapes_sparsity
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.search import compat

@@ -6,6 +6,7 @@ from typing import Any
 from optuna.distributions import check_distribution_compatibility
 
 from sparselora.config.defaults import filled
+from sparselora.config.identity import TABLE, Decides, flattened, outcome_settings
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.search.space.space import Space
@@ -33,7 +34,7 @@ def check_study(
         UserError: names the first that is another.
     """
     _check_choices(study, space)
-    values = {key: value for key, value in flattened(base.to_dict()).items() if key != "tags"}
+    values = outcome_settings(base.to_dict())
     floor = {f"hydra.sweeper.{key}": settings[key] for key in ("min_accuracy", "max_drop")}
     for name, now in ((BASE, values), (FLOOR, floor)):
         study.guard(name, now, _first_change(study, now))
@@ -72,23 +73,12 @@ def _first_change(study: SharedStudy, now: Mapping[str, Any]) -> Callable[[Any],
         later = flattened(filled({}))
         held = {key: later[key] for key in now if key in later and key not in drawn} | dict(held)
         for key in sorted({*held, *now}):
-            if held.get(key) != now.get(key):
+            if TABLE.get(key) != Decides.NOTHING and held.get(key) != now.get(key):
                 was = f"the study {study.plan.name!r} was begun with {_shown(held.get(key))}"
                 return f"{key}={_shown(now.get(key))}: {was}{_ANOTHER}"
         return ""
 
     return message
-
-
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings → dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from sparselora.config.identity import content_hash
 from sparselora.config.schema import RunConfig
 from sparselora.paths import PACKAGE
 
@@ -20,18 +21,23 @@ def known_by(run: RunConfig, device: str, threads: int) -> str | None:
         device: what the hardware calls itself.
         threads: of the CPU.
     """
+    from sparselora.data.sources import PREFIX
     from sparselora.machine.provenance import git_state, package_versions
 
+    if run.data.path.startswith(PREFIX):
+        return None  # nobody can tell whether a function would give the same rows again
     git = git_state()
     unknown = git["commit"] is None and (PACKAGE.parent / ".git").exists()
     if git["dirty"] or unknown:
         return None
     content = {
-        "config": run.content_hash(),
+        "config": content_hash(run),
         "code": git["commit"],
         "versions": package_versions(),
         "device": [device, threads],
-        "files": [_state(Path(path)) for path in (run.data.path, run.model.name_or_path)],
+        "files": [
+            _state(Path(path).expanduser()) for path in (run.data.path, run.model.name_or_path)
+        ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -40,14 +40,16 @@ def agree(study: Study, folder: Path) -> None:
 
 def _agree(study: Study, folder: Path) -> None:
     record = read_record(folder)
-    key = None if record is None else record.get("dense_reference_key")
-    if record is None or key is None:
+    if record is None or record.dense_reference_key is None:
         return
+    key, own = record.dense_reference_key, record.dense_reference_ms
     references = dict(study.user_attrs.get(DENSE_REFERENCES, {}))
     if key not in references:
-        references[key] = record["dense_reference_ms"]
+        references[key] = own
         study.set_user_attr(DENSE_REFERENCES, references)
-    elif references[key] != record["dense_reference_ms"]:
-        record["dense_reference_ms"] = references[key]
-        record["ms_per_step"] = references[key] / record["timing"]["speedup"]
+    elif references[key] != own:
+        assert record.timing is not None
+        assert record.timing.speedup is not None
+        record.dense_reference_ms = references[key]
+        record.ms_per_step = references[key] / record.timing.speedup
         write_record(folder / RECORD_NAME, record)

@@ -1,4 +1,4 @@
-"""How weights lie in memory while channels are gathered from them, and how they are saved."""
+"""Lay weights so that channels are gathered by rows, and save them as they were."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class RowsInMemory:
-    """Weights whose columns are gathered lie transposed, so that all gathers read whole rows.
+    """Lay weights whose columns are gathered transposed, so that all gathers read whole rows.
 
     A parameter keeps its shape and its values; only the strides change. A state dict holds them as they
     were before: safetensors takes no other.
@@ -18,7 +18,7 @@ class RowsInMemory:
         self._hooks: list[Any] = []
 
     def lay(self, maps: Iterable[nn.Module]) -> None:
-        """Lay the weights of these maps so."""
+        """Lay the weights of these linear layers transposed."""
         for linear in maps:
             weight = linear.get_parameter("weight")
             if not weight.is_contiguous():
@@ -28,7 +28,7 @@ class RowsInMemory:
             weight.data = weight.data.t().contiguous().t()
 
     def give_back(self) -> None:
-        """Lay them as they were."""
+        """Lay all of them as they were."""
         for hook in self._hooks:
             hook.remove()
         for linear in self._maps:

@@ -260,9 +260,9 @@ def test_a_kept_slice_follows_a_merge_and_its_inverse(ffn: bool, tmp_path: Path)
     model.unmerge_adapter()
     got = gradients(model, BATCH)
     for ffn_block in handle.sparse_blocks.values():
-        ffn_block._slice = None
+        ffn_block.choice.gathered.clear()
     for attention in handle.sparse_attention.values():
-        attention._slices.clear()
+        attention.choice.gathered.clear()
     assert_all_close(got, gradients(model, BATCH), **NEAR)
 
 

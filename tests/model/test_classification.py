@@ -1,13 +1,17 @@
 """F1 against figures worked out by hand, and against precision and recall in exact fractions."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselora.model.f1 import f1_score
+from sparselora.data.batches import TokenizedSplit
+from sparselora.data.splits import Split
+from sparselora.model.classification import Classified, ClassReader, f1_score
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,37 @@ def test_from_precision_and_recall(rows: list[tuple[int, int]]) -> None:
     two = [(min(actual, 1), min(claimed, 1)) for actual, claimed in rows]
     labels, predicted = (np.array(column) for column in zip(*two, strict=True))
     assert f1_score(labels, predicted, binary=True) == pytest.approx(float(_class_f1(two, 1)))
+
+
+def test_logits_read_in_any_order_stand_in_that_of_the_rows() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+
+    class Model(torch.nn.Module):
+        def forward(self, rows: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=logits[rows])
+
+    reader = ClassReader()
+    for rows in ([2, 0], [1]):
+        batch = {"rows": torch.tensor(rows), "labels": torch.tensor(rows)}
+        reader.read(Model(), rows, batch)
+    result = reader.result(TokenizedSplit([{}, {}, {}], [0, 1, 1]))
+    assert result.logits.tolist() == logits.tolist()
+    assert result.labels.tolist() == [0, 1, 1]
+
+
+def test_metrics_are_of_the_likeliest_class() -> None:
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], dtype=np.float32)
+    metrics = Classified(logits, np.array([0, 1, 1])).metrics()
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert metrics["f1"] == pytest.approx(2 / 3)
+    loss = np.mean([np.log1p(np.exp(-2.0)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(3.0))])
+    assert metrics["loss"] == pytest.approx(loss)
+
+
+def test_predictions_hold_a_row_an_example() -> None:
+    split = Split(["a:0", "a:1"], ["x", "y"], None, [0, 1], ["g", "h"])
+    found = Classified(np.eye(2, dtype=np.float32), np.array([0, 1])).predictions(split, "test", 3)
+    assert found["example_id"].tolist() == ["a:0", "a:1"]
+    assert found["logits"].map(list).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert set(found["split"]) == {"test"}
+    assert set(found["step"]) == {3}
