@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sparselora.search.study.attributes import ENDED, FOLDER, NAMED
-from tests.search.test_search import SEARCH
+from tests.search.conftest import SEARCH
 
 WORKERS, TRIALS = 3, 10
 
