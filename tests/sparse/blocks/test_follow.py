@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sparselora import UserError, sparsify
-from sparselora.sparse.backbone.ffn import get_backbone
+from sparselora.sparse.backbone.lookup import get_backbone
 from tests.conftest import plain, tiny_batch, tiny_model
 
 CONFIG = plain(estimator="magnitude", ffn_sparsity=0.6, qk_sparsity=0.5)
