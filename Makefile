@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: help install run test test-all check bench example
+.PHONY: help install run test test-all test-lowest check bench example
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,3 +38,13 @@ test-all: ## Run the tests on each of Python 3.11, 3.12, 3.13 that is there
 	    && .venvs/$$version/bin/python -m pytest -q || exit 1; \
 	  else echo "== Python $$version is not here"; fi; \
 	done
+
+LOWEST = .venvs/lowest/bin
+QUICK_TESTS = tests/config tests/records tests/report tests/search/space tests/search/study tests/search/test_compat.py \
+  tests/sparse/test_patch.py tests/runs/test_repeats.py
+TORCH ?= torch
+
+test-lowest: ## Run a quick part of the tests on the lowest versions that pyproject.toml allows (TORCH=torch==2.13.0+cpu picks a build)
+	$(PYTHON) -m venv .venvs/lowest && $(LOWEST)/pip install -q uv
+	$(LOWEST)/uv pip install -q --python $(LOWEST)/python --resolution lowest-direct -e '.[dev]' '$(TORCH)'
+	$(LOWEST)/python -m pytest -q $(QUICK_TESTS)

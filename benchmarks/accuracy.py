@@ -4,18 +4,16 @@
     python benchmarks/accuracy.py static --seeds 1 2  some of them
     python benchmarks/accuracy.py --summary           means, differences to dense, intervals
     python benchmarks/accuracy.py --suite decoder     the paper's ablations on the embedded decoder
-    python benchmarks/accuracy.py dense "…" --test    on the test films: once, for what was chosen
+    python benchmarks/accuracy.py dense "…" --test    on the test split: once, for what was chosen
 
 The suite `encoder` compares estimators at the optimized schedule, with at most 20 % dense steps, and
 attention's sparsity at the original one, in the default budget; `decoder` what the paper compares,
 around `experiment=paper`. Each run is a `sparselora.run` of its own, two at a time with one thread each.
 A row is added to `docs/results/accuracy.csv`, or `decoder.csv`, when a run ends, with `--test` to one
 that ends in `_test.csv`; one that is there is not run again. `correct` holds, in hexadecimal, which
-lines of the split, by ascending id, were answered correctly after the last step.
+examples of the split, by ascending id, were predicted correctly after the last step.
 """
 
-import argparse
-import csv
 import json
 import os
 import subprocess
@@ -28,11 +26,11 @@ from threading import Lock
 
 import numpy as np
 import pandas as pd
+from common import RESULTS, add_row, arguments, composed, write_rows
 
 from sparselora.report.analysis.predictions import Predictions, load_predictions
 from sparselora.report.analysis.statistics import Bootstrap, Estimate
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 START = ("schedule=optimized", "sparse_warmup_ratio=0.2")
 STATIC = ("estimator=static", "compensation=lowrank")
 ORIGINAL = ("schedule=original", *STATIC, "sparse_warmup_ratio=0.05")
@@ -116,7 +114,7 @@ DECODER_ARMS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Suite:
-    """Arms that are compared with each other."""
+    """Hold arms that are compared with each other."""
 
     arms: dict[str, tuple[str, ...]]
     common: tuple[str, ...]
@@ -124,7 +122,7 @@ class Suite:
     file: str
 
     def overrides(self, arm: str) -> tuple[str, ...]:
-        """What stands on an arm's command line."""
+        """Return the overrides on an arm's command line."""
         return (*self.common, *self.arms[arm])
 
 
@@ -143,7 +141,7 @@ FIELDS = (
 
 
 def run(suite: Suite, arm: str, seed: int, folder: Path, split: str) -> dict[str, object]:
-    """One fine-tune; → its row, of one split."""
+    """Fine-tune once, and return the row of one split."""
     command = [sys.executable, "-m", "sparselora.run", *suite.overrides(arm), f"seed={seed}"]
     command += ["measure=accuracy", "measure.eval_every=null", "train.threads=1"]
     command += [f"hydra.run.dir={folder}"]
@@ -154,8 +152,8 @@ def run(suite: Suite, arm: str, seed: int, folder: Path, split: str) -> dict[str
         raise SystemExit(f"failed: {' '.join(command)}; see {folder}")
     record = json.loads((folder / "record.json").read_text())
     final = record["metrics"][split]
-    answers = load_predictions(folder, split)
-    assert answers is not None
+    predictions = load_predictions(folder, split)
+    assert predictions is not None
     return {
         "arm": arm,
         "seed": seed,
@@ -168,12 +166,12 @@ def run(suite: Suite, arm: str, seed: int, folder: Path, split: str) -> dict[str
         "realised_sparsity": round(record["sparsity"]["realised_mean"], 4),
         "commit": record["provenance"]["git"]["commit"],
         "overrides": " ".join(suite.overrides(arm)),
-        "correct": np.packbits(answers.correct).tobytes().hex(),
+        "correct": np.packbits(predictions.correct).tobytes().hex(),
     }
 
 
 def done(suite: Suite, path: Path) -> set[tuple[str, int]]:
-    """The arms and seeds that are there, as they are defined now."""
+    """Return the arms and seeds that are there, as they are defined now."""
     if not path.exists():
         return set()
     table = pd.read_csv(path)
@@ -200,17 +198,15 @@ def work_off(
     there = done(suite, path)
     todo = [(arm, seed) for seed in seeds for arm in arms]
     todo = [each for each in todo if each not in there]
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        with path.open("w", newline="") as file:
-            csv.DictWriter(file, FIELDS).writeheader()
+        write_rows(path, [], FIELDS)
     writing = Lock()
 
     def one(each: tuple[str, int]) -> None:
         folder = outputs / f"{list(suite.arms).index(each[0])}-{each[1]}-{os.getpid()}"
         row = run(suite, *each, folder, split)
-        with writing, path.open("a", newline="") as file:
-            csv.DictWriter(file, FIELDS).writerow(row)
+        with writing:
+            add_row(path, row)
         print(each, row["accuracy"], f"{row['run_seconds']} s", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -219,16 +215,14 @@ def work_off(
 
 def main() -> None:
     """Run, or say what the rows come to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("arms", nargs="*", help="names of arms; all where none is given")
     parser.add_argument("--suite", choices=SUITES, default="encoder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/accuracy"))
     parser.add_argument("--summary", action="store_true")
-    parser.add_argument("--test", action="store_true", help="of the test films")
+    parser.add_argument("--test", action="store_true", help="on the test split")
     options = parser.parse_args()
     suite: Suite = SUITES[options.suite]
     path = RESULTS / suite.file
@@ -246,37 +240,29 @@ def main() -> None:
 
 
 def summary(suite: Suite, path: Path, of_split: str) -> str:
-    """A line an arm: means, differences to dense paired by seed, 95 % intervals over films and seeds."""
-    from hydra import compose, initialize_config_dir
-
-    from sparselora.cli import hydra_setup
-    from sparselora.config.checks import parse_config
-    from sparselora.paths import CONF
+    """Return a line for each arm: means, differences to dense paired by seed, 95 % intervals."""
     from sparselora.runs.checks import load_run_data
 
-    hydra_setup.install()
-    with initialize_config_dir(str(CONF)):
-        run = parse_config(compose("config", list(suite.common)))
-    split = load_run_data(run).splits[of_split]
-    lines = pd.DataFrame({"id": split.example_ids, "film": split.groups}).sort_values("id")
-    examples, films = lines["id"].to_numpy(), lines["film"].to_numpy()
-    bootstrap = Bootstrap(examples, films)
+    split = load_run_data(composed(suite.common)).splits[of_split]
+    rows = pd.DataFrame({"id": split.example_ids, "group": split.groups}).sort_values("id")
+    examples, groups = rows["id"].to_numpy(), rows["group"].to_numpy()
+    bootstrap = Bootstrap(examples, groups)
     table = pd.read_csv(path)
-    answers: dict[str, dict[int, Predictions]] = {arm: {} for arm in suite.arms}
+    predictions: dict[str, dict[int, Predictions]] = {arm: {} for arm in suite.arms}
     for arm, seed, correct in table[["arm", "seed", "correct"]].itertuples(index=False):
         bits = np.frombuffer(bytes.fromhex(str(correct)), dtype=np.uint8)
-        unpacked = np.unpackbits(bits, count=len(lines)).astype(bool)
-        answers[arm][seed] = Predictions(unpacked, examples, films)
+        unpacked = np.unpackbits(bits, count=len(rows)).astype(bool)
+        predictions[arm][seed] = Predictions(unpacked, examples, groups)
     losses = table.pivot(index="seed", columns="arm", values="loss")
     text = [
         f"{'arm':36}{'seeds':>5}  {'loss':8}{'to dense':>8}  {'accuracy, %':24}to dense, points"
     ]
-    for arm, by_seed in answers.items():
+    for arm, by_seed in predictions.items():
         if not by_seed:
             continue
         mean = _percent(bootstrap.mean(list(by_seed.values())), ".2f")
         line = f"{arm:36}{len(by_seed):5d}  {losses[arm].mean():<8.4f}"
-        gap = None if arm == "dense" else bootstrap.difference(by_seed, answers["dense"])
+        gap = None if arm == "dense" else bootstrap.difference(by_seed, predictions["dense"])
         if gap is None:
             text.append(f"{line}{'':8}  {mean}")
         else:

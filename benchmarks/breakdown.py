@@ -1,4 +1,4 @@
-"""Where does a step's time go: stock PEFT LoRA, our dense path, our sparse one, part by part.
+"""Where does a step's time go? Stock PEFT LoRA, our dense path and our sparse one, part by part.
 
     python benchmarks/breakdown.py                                   optimized at 32 × 64 tokens
     python benchmarks/breakdown.py "original 16x27 lora=attention"   a case of `benchmarks/step.py`
@@ -10,19 +10,17 @@ speed-up counts FLOPs alone: as if all were done at one rate, and nothing else t
 `docs/results/breakdown.csv`.
 """
 
-import argparse
-import csv
 import math
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from common import arguments, replace_case
 from parts import arms
 from step import CASES, Case
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,13 +31,12 @@ from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.ops import dropout
 from sparselora.sparse.ops import dropout_attention as attention
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEFAULT = "optimized 32x64 lora=query_value"
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm_")
-FFN, MAPS, ADAPTERS, HEADS = "FFN", "attention's maps", "LoRA", "attention"
+FFN, PROJECTIONS, ADAPTERS, HEADS = "FFN", "attention's maps", "LoRA", "attention"
 CHOOSING, MASKS = "estimate and gather", "dropout masks"
 PARTS = (
-    *(FFN, MAPS, ADAPTERS, HEADS, "softmax", "activation", MASKS, "layer norm", CHOOSING),
+    *(FFN, PROJECTIONS, ADAPTERS, HEADS, "softmax", "activation", MASKS, "layer norm", CHOOSING),
     *("optimizer", "by element", "other operations", "Python and autograd"),
 )
 """The first four are matrix products."""
@@ -55,10 +52,10 @@ ELEMENTWISE = ("add", "mul", "div", "copy", "clone", "fill", "zero", "sum", "mas
 
 
 class OperationTimer(TorchDispatchMode):
-    """Seconds and FLOPs of all operations, by part.
+    """Add up seconds and FLOPs of all operations, by part.
 
     Args:
-        hidden_size: tells the attention's square maps from the FFN's.
+        hidden_size: tells the attention's square projections from the FFN's.
         rank: of LoRA: no other product has so small a side.
     """
 
@@ -92,14 +89,14 @@ class OperationTimer(TorchDispatchMode):
                 return HEADS
             if min(*left.shape, right.shape[-1]) <= self.rank:
                 return ADAPTERS
-            return MAPS if set(right.shape) == {self.hidden_size} else FFN
+            return PROJECTIONS if set(right.shape) == {self.hidden_size} else FFN
         for word, part in BY_WORD.items():
             if word in name:
                 return part
         return "by element" if any(word in name for word in ELEMENTWISE) else "other operations"
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, timed as a whole."""
+        """Return the function with its time added up, as one part."""
 
         def timed(*arguments: Any, **more: Any) -> Any:
             began, self.region = time.perf_counter(), part
@@ -132,7 +129,7 @@ def _regions(timer: OperationTimer) -> Iterator[None]:
 def breakdown(
     sparse: Arms, batch: dict[str, torch.Tensor], name: str, steps: int, rank: int
 ) -> dict[str, tuple[float, float]]:
-    """Part → (ms, GFLOPs) a step of one arm."""
+    """Return milliseconds and GFLOPs of a step of one arm, by part."""
     hidden_size: int = sparse.models[STOCK].config.hidden_size  # type: ignore[assignment, union-attr]
     seconds: dict[str, list[float]] = {part: [] for part in PARTS}
     for number in range(-3, steps):
@@ -149,7 +146,7 @@ def breakdown(
 
 
 def rows_of(case: Case, steps: int) -> Iterable[dict[str, Any]]:
-    """The table of one case."""
+    """Yield the table of one case, a row for each part."""
     sparse, batch, run = arms(case.overrides)
     with DeviceLock(sparse.device).alone():
         tables = {
@@ -165,26 +162,16 @@ def rows_of(case: Case, steps: int) -> Iterable[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Measure one case, print its parts, and write them."""
+    parser = arguments(__doc__, "breakdown.csv")
     parser.add_argument("case", nargs="?", default=DEFAULT)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=RESULTS / "breakdown.csv")
     options = parser.parse_args()
     named = {case.name: case for case in CASES if not case.overrides[0].startswith("model=")}
     if options.case not in named:
         parser.error(f"case {options.case}: one of {', '.join(named)}")
     rows = list(rows_of(named[options.case], options.steps))
-    kept = []
-    if options.out.exists():
-        with options.out.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["case"] != options.case]
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
+    replace_case(options.out, options.case, rows)
     print("ms (GFLOP/s)".ljust(24), *(name.rjust(15) for name in (STOCK, OWN, SPARSE)))
     for row in rows:
         cells = []

@@ -3,13 +3,11 @@
     python benchmarks/estimators.py                    the embedded model, the optimized schedule
     python benchmarks/estimators.py --rank 4 --tokens 64
 
-Fitted on 16 batches of 32 training lines; the error is over up to 16 batches of validation lines, whose
-films are others: ‖sparse − dense‖ / ‖dense‖ over their real tokens, each layer given the dense model's
-inputs. Writes `docs/results/estimators.csv` and a picture of it beside.
+Fitted on 16 batches of 32 training examples; the error is over up to 16 batches of validation examples,
+whose groups are others: ‖sparse − dense‖ / ‖dense‖ over their real tokens, each layer given the dense
+model's inputs. Writes `docs/results/estimators.csv` and a picture of it beside.
 """
 
-import argparse
-import csv
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,16 +16,13 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
+from common import arguments, composed, write_rows
 from torch import Tensor
 from transformers import set_seed
 
-from sparselora.cli import hydra_setup
-from sparselora.config.checks import parse_config
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data
 from sparselora.model.load import load_model, load_tokenizer
-from sparselora.paths import CONF
 from sparselora.report.charts.style import PALETTE
 from sparselora.sparse.backbone.calls import padding_mask
 from sparselora.sparse.backbone.ffn import find_blocks
@@ -38,11 +33,9 @@ from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.schedule import kept_channels, layer_sparsities
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-
 
 def arms(rank: int, tokens: int | None, compensation_rank: int) -> dict[str, SparsityConfig]:
-    """Every setting that is compared, by its name in the table."""
+    """Return every setting that is compared, by its name in the table."""
     base = SparsityConfig(
         estimator="svd", rule="uniform", svd_rank=rank, estimator_tokens=tokens, seed=0
     )
@@ -74,10 +67,8 @@ def arms(rank: int, tokens: int | None, compensation_rank: int) -> dict[str, Spa
 
 @torch.no_grad()
 def errors(overrides: Sequence[str], settings: dict[str, SparsityConfig]) -> dict[str, list[float]]:
-    """→ relative error by layer, for each setting."""
-    hydra_setup.install()
-    with initialize_config_dir(str(CONF)):
-        run = parse_config(compose("config", list(overrides)))
+    """Return the relative error by layer, for each setting."""
+    run = composed(overrides)
     set_seed(run.seed)
     data, tokenizer = load_data(run.data), load_tokenizer(run.model)
     model = load_model(run, data.label_names, tokenizer.pad_token_id)
@@ -134,7 +125,7 @@ def errors(overrides: Sequence[str], settings: dict[str, SparsityConfig]) -> dic
 
 
 def plot(table: dict[str, list[float]], path: Path) -> None:
-    """One line an estimator, a point a layer."""
+    """Draw a line for each estimator, with a point for each layer."""
     shown = ["random", "magnitude", "svd", "whitened", "static", "static + lowrank", "oracle"]
     rows = [
         {"estimator": name, "layer": layer, "error": error}
@@ -159,27 +150,23 @@ def plot(table: dict[str, list[float]], path: Path) -> None:
 
 def main() -> None:
     """Print the table and write it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__, "estimators.csv")
     parser.add_argument("--rank", type=int, default=8, help="svd_rank")
     parser.add_argument("--tokens", type=int, default=128, help="tokens scored; 0 for all")
     parser.add_argument("--compensation-rank", type=int, default=8)
     parser.add_argument("--schedule", default="optimized")
-    parser.add_argument("--out", type=Path, default=RESULTS / "estimators.csv")
     options = parser.parse_args()
     settings = arms(options.rank, options.tokens or None, options.compensation_rank)
     table = errors([f"schedule={options.schedule}"], settings)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        layers = range(len(next(iter(table.values()))))
-        writer.writerow(["estimator", *(f"layer.{index}" for index in layers), "mean"])
-        print(f"{'estimator':24}" + "".join(f"{index:>8}" for index in layers) + f"{'mean':>8}")
-        for name, values in table.items():
-            row = [*values, sum(values) / len(values)]
-            writer.writerow([name, *(f"{value:.4f}" for value in row)])
-            print(f"{name:24}" + "".join(f"{value:8.3f}" for value in row))
+    layers = range(len(next(iter(table.values()))))
+    print(f"{'estimator':24}" + "".join(f"{index:>8}" for index in layers) + f"{'mean':>8}")
+    rows = []
+    for name, values in table.items():
+        figures = {f"layer.{index}": value for index, value in enumerate(values)}
+        figures["mean"] = sum(values) / len(values)
+        rows.append({"estimator": name, **{key: f"{each:.4f}" for key, each in figures.items()}})
+        print(f"{name:24}" + "".join(f"{value:8.3f}" for value in figures.values()))
+    write_rows(options.out, rows)
     plot(table, options.out.with_suffix(".png"))
 
 

@@ -10,31 +10,24 @@
 Writes `docs/results/parts.csv`.
 """
 
-import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from common import arguments, composed, write_rows
 from transformers import set_seed
 
-from sparselora.cli import hydra_setup
-from sparselora.config.checks import parse_config
 from sparselora.config.schema import RunConfig
 from sparselora.machine.device import use_threads
 from sparselora.machine.lock import DeviceLock
 from sparselora.measuring.arms import OWN, SPARSE, Arms
 from sparselora.measuring.interleave import Budget, interleave, paired_ratio
 from sparselora.model.load import load_model, load_tokenizer
-from sparselora.paths import CONF
 from sparselora.sparse.channels.calibration import calibrate
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SETTING = (
     *("schedule=optimized", "estimator=whitened", "svd_rank=8", "lora=query_value"),
     *("bench.batch_size=32", "bench.seq_len=64"),
@@ -42,15 +35,12 @@ SETTING = (
 
 
 def arms(overrides: Iterable[str] = SETTING) -> tuple[Arms, dict[str, torch.Tensor], RunConfig]:
-    """Stock, our dense and our sparse path, the batch that they step over, and the settings.
+    """Return stock, our dense and our sparse path, the batch they step over, and the settings.
 
     Args:
         overrides: `bench.batch_size` and `bench.seq_len` among them.
     """
-    hydra_setup.install()
-    with initialize_config_dir(str(CONF)):
-        overrides = ["model=distilbert-random", "train.threads=2", *overrides]
-        run = parse_config(compose("config", overrides))
+    run = composed(["model=distilbert-random", "train.threads=2", *overrides])
     use_threads(run.train.threads)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.model)
@@ -66,13 +56,13 @@ def arms(overrides: Iterable[str] = SETTING) -> tuple[Arms, dict[str, torch.Tens
 
 
 class Clock:
-    """Seconds spent inside the functions that it was put around; CPU work is done when they return."""
+    """Add up the seconds spent inside functions; CPU work is done when they return."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, its time added up."""
+        """Return the function with its time added up."""
 
         @wraps(function)
         def timed(*arguments: Any) -> Any:
@@ -85,7 +75,7 @@ class Clock:
 
 
 def share_of_choosing(rounds: int) -> list[float]:
-    """A sparse step's share for estimate, selection and gather, a value a step."""
+    """Return the share of each sparse step that estimate, selection and gather take."""
     sparse, batch, _ = arms()
     clock = Clock()
     assert sparse.handle is not None
@@ -103,7 +93,7 @@ def share_of_choosing(rounds: int) -> list[float]:
 
 
 def forced_over_dense(rounds: int) -> tuple[float, float, float]:
-    """Our dense path's time over the sparse path's with every channel kept: median, 95 % interval."""
+    """Return our dense path's time over the sparse path's with every channel kept, and its interval."""
     sparse, batch, _ = arms()
     assert sparse.handle is not None
     for ffn in sparse.handle.sparse_blocks.values():
@@ -117,25 +107,24 @@ def forced_over_dense(rounds: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Measure both figures, print them, and write them."""
+    parser = arguments(__doc__, "parts.csv")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=RESULTS / "parts.csv")
     options = parser.parse_args()
     shares = share_of_choosing(options.rounds)
     quartiles = statistics.quantiles(shares, n=4)
-    rows = [
+    found = [
         ("estimate and gather, share of a sparse step", quartiles[1], quartiles[0], quartiles[2]),
         ("our dense over every channel kept", *forced_over_dense(options.rounds)),
     ]
-    with options.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["figure", "median", "low", "high", "rounds"])
-        for name, *values in rows:
-            writer.writerow([name, *(f"{value:.4f}" for value in values), options.rounds])
-            print(f"{name}: {values[0]:.4f} ({values[1]:.4f} to {values[2]:.4f})")
+    rows = []
+    for name, *values in found:
+        ends = dict(
+            zip(("median", "low", "high"), (f"{value:.4f}" for value in values), strict=True)
+        )
+        rows.append({"figure": name, **ends, "rounds": options.rounds})
+        print(f"{name}: {ends['median']} ({ends['low']} to {ends['high']})")
+    write_rows(options.out, rows)
     print("the share's range is its quartiles, the ratio's a 95 % interval")
 
 

@@ -8,14 +8,9 @@ Each takes half an hour or more of a quiet machine and writes its rows to `docs/
 they come; `parallel` goes on after the repeats that are there.
 """
 
-import argparse
-import csv
-import json
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,37 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from common import RESULTS, add_row, arguments, composed, finish_bench, start_bench
 
 from sparselora.cli.command import steady_process
 from sparselora.report.analysis.statistics import pooled_ratio
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SETTINGS = ("dense", "original", "fallback", "optimized")
 
 
-def bench(overrides: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start one `sparselora.bench` in a process of its own."""
-    command = [sys.executable, "-m", "sparselora.bench", *overrides, f"hydra.run.dir={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-
-def finish(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
-    """Wait for it and read what it wrote."""
-    if process.wait():
-        raise SystemExit(f"the bench failed; see {folder}")
-    content: dict[str, Any] = json.loads((folder / "bench.json").read_text())
-    return content
-
-
 class Rows:
-    """The rows of one question, in `docs/results/<question>.csv` as they come.
+    """Keep the rows of one question, in `docs/results/<question>.csv` as they come.
 
     Args:
         goes_on: whether those that are there stay.
     """
 
     def __init__(self, question: str, goes_on: bool = False) -> None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
         self.path = RESULTS / f"{question}.csv"
         self.rows: list[dict[str, Any]] = []
         if goes_on and self.path.exists():
@@ -63,28 +43,26 @@ class Rows:
     def add(self, row: dict[str, Any]) -> None:
         """Print a row and write it; the first one begins the file anew."""
         self.rows.append(row)
-        with self.path.open("a" if len(self.rows) > 1 else "w", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if len(self.rows) == 1:
-                writer.writeheader()
-            writer.writerow(row)
+        if len(self.rows) == 1:
+            self.path.unlink(missing_ok=True)
+        add_row(self.path, row)
         print(row, flush=True)
 
 
 def relative_range(values: Sequence[float]) -> float:
-    """(max − min) / median."""
+    """Return (max − min) / median."""
     return (max(values) - min(values)) / statistics.median(values)
 
 
 def figures(content: dict[str, Any]) -> dict[str, Any]:
-    """What the questions look at."""
+    """Return the figures that the questions look at."""
     names = ["stock_dense_ms", "speedup", "speedup_low", "speedup_high", "rounds"]
     names += ["aa_speedup", "aa_low", "aa_high", "lock_wait_seconds"]
     return {name: round(content[name], 4) for name in names}
 
 
 def load() -> None:
-    """One core of work that another program would do: products of small matrices."""
+    """Load one core as another program would, with products of small matrices, for ever."""
     import torch
 
     torch.set_num_threads(1)
@@ -94,7 +72,7 @@ def load() -> None:
 
 
 def spread(work: Path) -> str:
-    """Half of the repeats run beside a process that loads the one core that is measured on.
+    """Repeat one setting, half the time beside a process that loads the core that is measured on.
 
     On one core the load takes time from every arm alike. With two threads and one of two cores loaded
     it slows the matrix products more than what lies between them, and the speed-up itself shifts.
@@ -112,7 +90,7 @@ def spread(work: Path) -> str:
         if loaded:
             other.start()
         folder = work / f"spread{repeat}"
-        content = finish(bench(overrides, folder), folder)
+        content = finish_bench(start_bench(overrides, folder), folder)
         if loaded:
             other.terminate()
             other.join()
@@ -128,30 +106,23 @@ def spread(work: Path) -> str:
 
 
 def control(_: Path) -> str:
-    """The embedded model on batches of its data, one process: only the repeats differ.
+    """Time the embedded model against itself in one process, where only the repeats differ.
 
     On one thread: with two that share a core, a step waits for whatever delays either of them, and the
     ratio of two steps scatters twice as much. The number of rounds is fixed: to stop once an interval is
     narrow would pick those that are narrow by luck.
     """
     import torch
-    from hydra import compose, initialize_config_dir
     from transformers import set_seed
 
-    from sparselora.cli import hydra_setup
-    from sparselora.config.checks import parse_config
     from sparselora.data.batches import tokenize, training_batches
     from sparselora.data.load import load_data
     from sparselora.machine.device import use_threads
     from sparselora.measuring.arms import AGAIN, STOCK, Arms
     from sparselora.measuring.interleave import Budget, interleave, paired_ratio
     from sparselora.model.load import load_model, load_tokenizer
-    from sparselora.paths import CONF
 
-    hydra_setup.install()
-    overrides = ["experiment=dense", "train.batch_size=8", "train.threads=1"]
-    with initialize_config_dir(str(CONF)):
-        run = parse_config(compose("config", overrides))
+    run = composed(["experiment=dense", "train.batch_size=8", "train.threads=1"])
     device = torch.device("cpu")
     use_threads(run.train.threads)
     set_seed(1)
@@ -193,7 +164,7 @@ def control(_: Path) -> str:
 
 
 def parallel(work: Path) -> str:
-    """The same four jobs at once, then one after the other, eight times in turn.
+    """Run the same four jobs at once, then one after the other, eight times in turn.
 
     What one process measures differs from what the next one does, by its memory's place and by what the
     neighbours on the machine do; no interval of one process knows of that. So each way is repeated and
@@ -211,11 +182,11 @@ def parallel(work: Path) -> str:
             running = []
             for name in SETTINGS:
                 folder = work / f"{way.replace(' ', '-')}-{name}-{repeat}"
-                running.append((name, folder, bench([f"experiment={name}", *common], folder)))
+                running.append((name, folder, start_bench([f"experiment={name}", *common], folder)))
                 if way == "one by one":
                     running[-1][2].wait()
             for name, folder, process in running:
-                content = finish(process, folder)
+                content = finish_bench(process, folder)
                 rows.add({"repeat": repeat, "way": way, "experiment": name, **figures(content)})
     lines = []
     for name in SETTINGS:
@@ -234,16 +205,14 @@ def parallel(work: Path) -> str:
 
 
 def pooled(rows: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
-    """Repeats → geometric mean with its 95 % interval."""
+    """Return the geometric mean of repeats with its 95 % interval."""
     names = ("speedup", "speedup_low", "speedup_high")
     return pooled_ratio(*([row[name] for row in rows] for name in names))
 
 
 def main() -> None:
     """Answer one question."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__)
     questions = {"spread": spread, "control": control, "parallel": parallel}
     parser.add_argument("question", choices=questions)
     name = parser.parse_args().question

@@ -6,7 +6,6 @@
 Prints seconds until the tables are there (`--no-files`), and with every file: tables, plots, page.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -15,11 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "docs" / "example" / "runs"
+from common import RESULTS, arguments
+
+EXAMPLE = RESULTS.parent / "example" / "runs"
 
 
 def copy_runs(root: Path, count: int) -> None:
-    """`count` folders: the example's runs in turn with a seed of their own, every tenth cut short."""
+    """Copy the example's runs in turn, with a seed of their own, every tenth of them cut short."""
     templates = sorted(EXAMPLE.rglob("record.json"))
     contents = [json.loads(path.read_text()) for path in templates]
     for number in range(count):
@@ -32,7 +33,7 @@ def copy_runs(root: Path, count: int) -> None:
 
 
 def seconds(*arguments: str) -> float:
-    """One `sparselora.report`, whole process."""
+    """Return how long one `sparselora.report` takes, the whole process."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "sparselora.report", *arguments]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
@@ -41,9 +42,7 @@ def seconds(*arguments: str) -> float:
 
 def main() -> None:
     """Copy, run three times each, print the median."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--records", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

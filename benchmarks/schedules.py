@@ -3,31 +3,25 @@
     python benchmarks/schedules.py                     three calibration draws, the default estimator
     python benchmarks/schedules.py --estimator static --sparsity 0.75
 
-Each draw calibrates on training lines that the others do not see. The error is that of the last hidden
-states of validation lines, whose films are others: ‖sparse − dense‖² / ‖dense‖² by line, every layer
-sparse at once. Differences are paired by line; their intervals resample films. Writes
+Each draw calibrates on training examples that the others do not see. The error is that of the last hidden
+states of validation examples, whose groups are others: ‖sparse − dense‖² / ‖dense‖² by example, every
+layer sparse at once. Differences are paired by example; their intervals resample groups. Writes
 `docs/results/schedules.csv`.
 """
 
-import argparse
-import csv
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
+from common import add_row, arguments, composed
 from torch import Tensor, nn
 from transformers import set_seed
 
-from sparselora.cli import hydra_setup
-from sparselora.config.checks import parse_config
 from sparselora.data.batches import evaluation_batches, tokenize, training_batches
 from sparselora.data.load import load_data
 from sparselora.model.load import load_model, load_tokenizer
-from sparselora.paths import CONF
 from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.channels.moments import Calibration
@@ -36,7 +30,6 @@ from sparselora.sparse.patch import sparsify
 from sparselora.sparse.sensitivity import calibrated_config
 from sparselora.training.calibration_cache import CURVE_BATCHES
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 DRAWS, BATCHES = 3, 16
 
 
@@ -47,7 +40,7 @@ def errors(
     calibration: Calibration,
     batches: list[tuple[list[int], dict[str, Tensor]]],
 ) -> np.ndarray:
-    """Relative squared error of the output by validation line, in the lines' own order."""
+    """Return the relative squared error of the output by validation example, in their own order."""
     backbone = get_backbone(model)
     handle = sparsify(model, config, calibration)
     model.eval()
@@ -69,22 +62,12 @@ def errors(
 
 
 def main() -> None:
-    """Print a line a draw and schedule, and write it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Print a line for each draw and schedule, and write it."""
+    parser = arguments(__doc__, "schedules.csv")
     parser.add_argument("--estimator", default="whitened")
     parser.add_argument("--sparsity", type=float, default=0.65)
-    parser.add_argument("--out", type=Path, default=RESULTS / "schedules.csv")
     options = parser.parse_args()
-    hydra_setup.install()
-    with initialize_config_dir(str(CONF)):
-        run = parse_config(
-            compose(
-                "config",
-                [f"estimator={options.estimator}", f"ffn_sparsity={options.sparsity}"],
-            )
-        )
+    run = composed([f"estimator={options.estimator}", f"ffn_sparsity={options.sparsity}"])
     set_seed(run.seed)
     data, tokenizer = load_data(run.data), load_tokenizer(run.model)
     model = load_model(run, data.label_names, tokenizer.pad_token_id)
@@ -94,44 +77,41 @@ def main() -> None:
     )
     endless = training_batches(tokenizer, train, 32, run.seed)
     evaluation = list(evaluation_batches(tokenizer, held_back, 64))
-    films = pd.factorize(pd.Series(data.splits["validation"].groups))[0]
+    groups = pd.factorize(pd.Series(data.splits["validation"].groups))[0]
     generator = np.random.default_rng(0)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["draw", "schedule", "error", "less", "low", "high", "sparsities"])
-        for draw in range(DRAWS):
-            batches = list(itertools.islice(endless, BATCHES))
-            moments = calibrate(model, batches)
-            base = replace(run.sparsity, rule="uniform", layer_sparsity={})
-            measured = calibrated_config(
-                model, replace(base, rule="calibrated"), moments, batches[:CURVE_BATCHES]
+    options.out.unlink(missing_ok=True)
+    for draw in range(DRAWS):
+        batches = list(itertools.islice(endless, BATCHES))
+        moments = calibrate(model, batches)
+        base = replace(run.sparsity, rule="uniform", layer_sparsity={})
+        measured = calibrated_config(
+            model, replace(base, rule="calibrated"), moments, batches[:CURVE_BATCHES]
+        )
+        settings = {"calibrated": measured, "uniform": base, "ramp": replace(base, rule="ramp")}
+        found = {
+            name: errors(model, config, moments, evaluation) for name, config in settings.items()
+        }
+        for name, by_example in found.items():
+            less = by_example - found["calibrated"]
+            sums = np.bincount(groups, weights=less)
+            counts = np.bincount(groups)
+            which = generator.integers(len(counts), size=(4000, len(counts)))
+            means = sums[which].sum(1) / counts[which].sum(1)
+            low, high = np.quantile(means, [0.025, 0.975])
+            spread = " ".join(f"{v:.3f}" for v in measured.layer_sparsity.values())
+            figures = {"error": by_example.mean(), "less": less.mean(), "low": low, "high": high}
+            row = {"draw": draw, "schedule": name}
+            row |= {key: f"{value:.5f}" for key, value in figures.items()}
+            add_row(options.out, row | {"sparsities": spread if name == "calibrated" else ""})
+            print(
+                f"draw {draw} {name:11} error {by_example.mean():.4f}"
+                + (
+                    f"  ({spread})"
+                    if name == "calibrated"
+                    else f", calibrated is lower by {less.mean():.4f} ({low:.4f} to {high:.4f})"
+                ),
+                flush=True,
             )
-            settings = {"calibrated": measured, "uniform": base, "ramp": replace(base, rule="ramp")}
-            found = {
-                name: errors(model, config, moments, evaluation)
-                for name, config in settings.items()
-            }
-            for name, by_line in found.items():
-                less = by_line - found["calibrated"]
-                sums = np.bincount(films, weights=less)
-                counts = np.bincount(films)
-                which = generator.integers(len(counts), size=(4000, len(counts)))
-                means = sums[which].sum(1) / counts[which].sum(1)
-                low, high = np.quantile(means, [0.025, 0.975])
-                spread = " ".join(f"{v:.3f}" for v in measured.layer_sparsity.values())
-                row = [draw, name, *(f"{v:.5f}" for v in (by_line.mean(), less.mean(), low, high))]
-                writer.writerow([*row, spread if name == "calibrated" else ""])
-                file.flush()
-                print(
-                    f"draw {draw} {name:11} error {by_line.mean():.4f}"
-                    + (
-                        f"  ({spread})"
-                        if name == "calibrated"
-                        else f", calibrated is lower by {less.mean():.4f} ({low:.4f} to {high:.4f})"
-                    ),
-                    flush=True,
-                )
 
 
 if __name__ == "__main__":

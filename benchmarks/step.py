@@ -11,17 +11,13 @@ included, the same SDPA, fused AdamW, threads, batches, dtype and dropout rates 
 `docs/results/step.csv`, or `step_cuda.csv`, as they come, each in the place of an older one of its case.
 """
 
-import argparse
-import csv
-import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+from common import RESULTS, arguments, finish_bench, replace_case, start_bench
+
 LONG, SHORT = (
     ("bench.batch_size=32", "bench.seq_len=64"),
     ("bench.batch_size=16", "bench.seq_len=27"),
@@ -39,7 +35,7 @@ QUERY_VALUE, ALL_FOUR = "lora=query_value", "lora=attention"
 
 @dataclass(frozen=True)
 class Case:
-    """One row: what is timed, which figure counts, and what it is to reach."""
+    """Describe one row: what is timed, which figure counts, and what it is to reach."""
 
     name: str
     overrides: tuple[str, ...]
@@ -116,15 +112,10 @@ CUDA_CASES = (
 
 
 def run_case(case: Case, folder: Path, rounds: int, device: str, more: list[str]) -> dict[str, Any]:
-    """One `sparselora.bench` in a process of its own; → what it wrote."""
+    """Time one case in a process of its own, and return what it wrote."""
     model = [] if case.overrides[0].startswith("model=") else ["model=distilbert-random"]
-    command = [sys.executable, "-m", "sparselora.bench", *model, *case.overrides]
-    command += [f"measure.min_rounds={rounds}", "train.threads=2", f"hydra.run.dir={folder}"]
-    command += [f"train.device={device}", *more]
-    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
-        raise SystemExit(f"the bench failed: {' '.join(command)}")
-    content: dict[str, Any] = json.loads((folder / "bench.json").read_text())
-    return content
+    overrides = [*model, *case.overrides, f"measure.min_rounds={rounds}", "train.threads=2"]
+    return finish_bench(start_bench([*overrides, f"train.device={device}", *more], folder), folder)
 
 
 FIELDS = (
@@ -137,9 +128,7 @@ FIELDS = (
 
 def main() -> None:
     """Run the cases and print what each reached."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("word", nargs="?", default="", help="cases whose name holds it")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     parser.add_argument("--rounds", type=int, default=20)
@@ -155,27 +144,19 @@ def main() -> None:
         for case in cases:
             print(f"{case.name}: {case.figure} of at least {case.target}")
         return
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, dict[str, Any]] = {}
-    if options.out.exists():
-        with options.out.open(newline="") as file:
-            rows = {row["case"]: row for row in csv.DictReader(file)}
     with tempfile.TemporaryDirectory() as work:
         for index, case in enumerate(chosen):
             content = run_case(case, Path(work) / str(index), options.rounds, device, options.set)
             row = {name: round(content[name], 4) for name in FIELDS}
             where = content["provenance"]
-            rows[case.name] = {
+            written = {
                 "case": case.name,
                 "target": case.target,
                 **row,
                 "commit": where["git"]["commit"],
                 "device": where["device"],
             }
-            with options.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, ["case", "target", *FIELDS, "commit", "device"])
-                writer.writeheader()
-                writer.writerows(rows.values())
+            replace_case(options.out, case.name, [written])
             print(
                 f"{case.name}: {row['speedup']:.3f} ({row['speedup_low']:.3f} to "
                 f"{row['speedup_high']:.3f}), target {case.figure} {case.target}, bound "

@@ -8,15 +8,13 @@ time, late layers and better estimators cost less. Prints the hypervolume over (
 seed, and writes `docs/results/surrogate.csv`.
 """
 
-import argparse
 import copy
-import csv
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
+from common import arguments, write_rows
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,14 +35,13 @@ from sparselora.sparse.backbone.model_shape import ModelShape
 
 MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
 FLOOR, CEILING = 0.70, 100.0
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "surrogate.csv"
 GROUPS = ("schedule", "estimator", "compensation", "experiment")
 LOSS = {"svd": 0.10, "whitened": 0.06, "static": 0.055}
 """Of accuracy, at a sparsity of 1 in every layer."""
 
 
 def surrogate(run: RunConfig, sparsities: Sequence[float]) -> tuple[float, float]:
-    """Accuracy and ms/step of a setting, without noise."""
+    """Return accuracy and ms/step of a setting, without noise."""
     depth = len(sparsities)
     weights = [1.4 - 0.8 * layer / (depth - 1) for layer in range(depth)]
     harm = sum(w * s**2.5 for w, s in zip(weights, sparsities, strict=True)) / depth
@@ -62,14 +59,14 @@ def surrogate(run: RunConfig, sparsities: Sequence[float]) -> tuple[float, float
 
 @functools.cache
 def composed(groups: tuple[str, ...]) -> DictConfig:
-    """Composing is what takes time; a choice of groups is composed once."""
+    """Compose a choice of groups, once, since composing is what takes time."""
     with initialize_config_dir(str(CONF)):
         return compose("config", list(groups))
 
 
 @remembered
 def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-    """As the search checks, on the embedded model's sizes."""
+    """Check a setting as the search does, on the embedded model's sizes."""
     config = copy.deepcopy(composed(tuple(one for one in overrides if key_of(one) in GROUPS)))
     for override in overrides:
         key, _, value = override.partition("=")
@@ -81,7 +78,7 @@ def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
 
 
 def search(sampler: str, seed: int, trials: int) -> float:
-    """One search; → its hypervolume."""
+    """Search once, and return the hypervolume."""
     with initialize_config_dir(str(CONF)):
         options = ["+sweep=tradeoff", f"hydra/sweeper/sampler={sampler}"]
         settings = compose("config", options, return_hydra_config=True).hydra.sweeper
@@ -103,7 +100,7 @@ def search(sampler: str, seed: int, trials: int) -> float:
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:
-    """Area that the points dominate above `FLOOR` and below `CEILING`, in accuracy × ms."""
+    """Return the area that points dominate above `FLOOR` and below `CEILING`, in accuracy × ms."""
     area, reached = 0.0, FLOOR
     by_time: list[tuple[float, float]] = sorted(points, key=lambda point: (point[1], -point[0]))
     for accuracy, ms in by_time:
@@ -114,10 +111,8 @@ def hypervolume(points: Sequence[tuple[float, float]]) -> float:
 
 
 def main() -> None:
-    """Both ways, seed by seed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Search both ways, seed by seed."""
+    parser = arguments(__doc__, "surrogate.csv")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
@@ -127,11 +122,7 @@ def main() -> None:
         found = {name: search(name, seed, options.trials) for name in ("tpe", "random")}
         rows.append({"seed": seed, **{name: round(value, 4) for name, value in found.items()}})
         print(rows[-1], flush=True)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.out, rows)
     won = sum(row["tpe"] > row["random"] for row in rows)
     print(f"the search's hypervolume is the larger in {won} of {len(rows)} seeds")
 

@@ -9,7 +9,6 @@ nothing left running, no job folder written twice, and the very course of a sear
 Ends with exit code 1 where one of these does not hold. Needs `os.fork`.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+from common import arguments
 from optuna.trial import FrozenTrial, TrialState
 
 from sparselora import run
 from sparselora.machine.provenance import git_state
 from sparselora.records import record
-from sparselora.runs import fine_tune as finetune
+from sparselora.runs import setup
 from sparselora.search import launching, search
 from sparselora.search.study import attributes, recovery, study
 
@@ -41,7 +41,7 @@ FILLERS = ("a", "the", "film", "story", "and", "of", "is", "was")
 
 
 class Moment(NamedTuple):
-    """A call of a function, and whether the kill comes after it or before."""
+    """Name a call of a function, and whether the kill comes after it or before."""
 
     owner: Any
     name: str
@@ -60,7 +60,7 @@ MOMENTS: dict[str, Moment] = {
     "drawing": Moment(TRIAL, "suggest_categorical", True),
     "drawn, before the launch": Moment(launching.JobLauncher, "run", False),
     "the record is begun": Moment(RECORD, "__init__", True),
-    "before the model is loaded": Moment(finetune, "load_model", False),
+    "before the model is loaded": Moment(setup, "load_model", False),
     "the first step is trained": Moment(RECORD, "add_step", True),
     "while a dead trial is released": Moment(recovery, "release", False),
     "the last step is trained": Moment(RECORD, "add_step", True, STEPS),
@@ -76,7 +76,7 @@ MOMENTS: dict[str, Moment] = {
 
 
 def overrides() -> list[str]:
-    """A search over a tiny BERT, with objectives that have no noise."""
+    """Return the command of a search over a tiny BERT, with objectives that have no noise."""
     sizes = "model_type: bert, hidden_size: 24, intermediate_size: 40, num_hidden_layers: 6"
     return [
         "-m",
@@ -99,7 +99,7 @@ def overrides() -> list[str]:
 
 
 def write_data(folder: Path) -> None:
-    """Lines whose label is the kind of their words."""
+    """Write examples whose label is the kind of their words."""
     draw = random.Random(1)
     lines = ["text,label"]
     for index in range(160):
@@ -110,7 +110,7 @@ def write_data(folder: Path) -> None:
 
 @contextlib.contextmanager
 def killed(moment: Moment) -> Iterator[None]:
-    """Within the block, this process dies at that moment."""
+    """Let this process die at that moment, within the block."""
     owner, name, after, call = moment
     original: Callable[..., Any] = getattr(owner, name)
     calls = 0
@@ -133,7 +133,7 @@ def killed(moment: Moment) -> Iterator[None]:
 
 
 def command(folder: Path, arguments: list[str], moment: Moment | None = None) -> int:
-    """The command in a forked process (imports are done already); → its exit code, or −9."""
+    """Run the command in a forked process, and return its exit code; −9 where it was killed."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -152,13 +152,13 @@ def command(folder: Path, arguments: list[str], moment: Moment | None = None) ->
 
 
 def trials_of(folder: Path) -> list[FrozenTrial]:
-    """What the study holds."""
+    """Return the trials that the study holds."""
     storage = f"sqlite:///{folder / 'study.db'}"
     return optuna.load_study(study_name="tradeoff", storage=storage).get_trials()
 
 
 def complete_records(folder: Path) -> dict[str, str]:
-    """The path of each complete record → a hash of it."""
+    """Return a hash of each complete record, by its path."""
     found = {}
     for path in folder.glob("outputs/**/record.json"):
         text = path.read_text()
@@ -168,7 +168,7 @@ def complete_records(folder: Path) -> dict[str, str]:
 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that the budget counts."""
+    """Return the trials that the budget counts."""
     return [
         trial
         for trial in trials
@@ -177,7 +177,7 @@ def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def course(trials: list[FrozenTrial]) -> list[tuple[Any, list[float] | None]]:
-    """What was run and what it gave, trial by trial."""
+    """Return what was run and what it gave, trial by trial."""
     return [
         (
             trial.user_attrs.get(attributes.NAMED) or trial.user_attrs.get(attributes.OVERRIDES),
@@ -190,7 +190,7 @@ def course(trials: list[FrozenTrial]) -> list[tuple[Any, list[float] | None]]:
 def problems(
     folder: Path, seen: dict[str, str], undisturbed: list[tuple[Any, list[float] | None]]
 ) -> list[str]:
-    """What does not hold at the end."""
+    """Return what does not hold at the end."""
     found = []
     trials = trials_of(folder)
     finished = counted(trials)
@@ -224,9 +224,7 @@ def problems(
 
 def main() -> int:
     """Kill, start again, and look at what is left."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument(
         "--kills", type=int, default=20, choices=range(1, len(MOMENTS) + 1), metavar="N"
     )

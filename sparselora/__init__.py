@@ -9,6 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ARCHITECTURES": "sparselora.sparse.backbone.architectures",
+    "Architecture": "sparselora.sparse.backbone.architecture",
     "FFNEstimator": "sparselora.sparse.channels.ffn_estimators",
     "SVDSparsityEstimator": "sparselora.sparse.channels.lowrank",
     "accelerate": "sparselora.sparse.accelerate",
@@ -18,9 +20,13 @@ _PUBLIC = {
     "UserError": "sparselora.errors",
     "calibrate": "sparselora.sparse.channels.calibration",
     "build_ffn_estimators": "sparselora.sparse.channels.ffn_estimators",
+    "fine_tune": "sparselora.cli.fine_tune",
     "get_layer_sparsity_ratio": "sparselora.sparse.schedule",
     "load_records": "sparselora.report.loading.load",
     "load_study": "sparselora.report.loading.study",
+    "register_architecture": "sparselora.sparse.backbone.architectures",
+    "register_configs": "sparselora.plugins",
+    "register_dataset": "sparselora.data.sources",
     "register_estimator": "sparselora.sparse.estimators",
     "select_ffn_channels": "sparselora.sparse.channels.selector",
     "sparsify": "sparselora.sparse.patch",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparselora import SparsityConfig, accelerate, calibrate, sparsify
 from sparselora.config.groups import TrainConfig
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.training.loop import Stepper
+from sparselora.training.stepper import Stepper
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.backbone.test_quantized import quantized, unpacked
 from tests.sparse.blocks.test_attention import masked_reference as masked_attention
@@ -74,7 +74,7 @@ def test_sparse_attention(model_type: str) -> None:
     )
     got = gradients(model, on_device(tiny_batch()))
     for each in handle.sparse_attention.values():
-        each._chosen = type(each.chosen)(*(rows.cpu() for rows in each.chosen))
+        each.choice.chosen = type(each.chosen)(*(rows.cpu() for rows in each.chosen))
     expected = gradients(masked_attention(pristine, handle).cuda(), on_device(tiny_batch()))
     assert_all_close(got, expected)
 

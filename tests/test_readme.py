@@ -138,3 +138,20 @@ def test_prediction_snippet(invoke: Callable[..., Outcome], hub_folder: Path) ->
 
 def test_library_snippet() -> None:
     exec(compile(SNIPPETS[1], "README.md", "exec"), {})
+
+
+def test_call_snippet(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = '["experiment=optimized", "train.max_steps=40"]'
+    assert given in SNIPPETS[2]
+    tiny = [item for item in tiny_overrides if not item.startswith("measure.timing")]
+    few = ["measure.min_rounds=2", "measure.max_rounds=2", "measure.batches=1"]
+    snippet = SNIPPETS[2].replace(given, repr(["experiment=optimized", *tiny, *few]))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(snippet, "README.md", "exec"), {})
+    accuracy, speedup, folder = printed.getvalue().split()
+    assert 0 <= float(accuracy) <= 1
+    assert float(speedup) > 0
+    assert (Path(folder) / "record.json").exists()

@@ -1,1 +1,1 @@
-"""The command line: reads it, checks every job of it, and says what goes wrong in a line."""
+"""Read the command line, check every job of it, and say what goes wrong in a line."""

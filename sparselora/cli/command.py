@@ -1,4 +1,4 @@
-"""What the commands share: errors as lines, exit codes, signals, a process fit for timing."""
+"""Share between the commands errors as lines, exit codes, signals and a process fit for timing."""
 
 import ctypes
 import logging
@@ -28,6 +28,7 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
     """Check a command whole, then run it.
 
     Args:
+        hydra_main: the task function, wrapped by `hydra.main`.
         unused: beginnings of the keys that this command does not look at.
 
     Returns:
@@ -80,7 +81,7 @@ def check_alone() -> None:
 
 
 def steady_process() -> None:
-    """Before torch is loaded: what makes a step on the CPU faster, and as fast as the next one."""
+    """Make a step on the CPU faster, and as fast as the next one; to be called before torch is loaded."""
     # Threads that wait for the others sleep; those of GNU's OpenMP spin a few microseconds first, by a
     # count that goes before the policy. With two threads on two cores a sparse step of DistilBERT's
     # sizes at 16 x 27 tokens took 273 ms so, 309 ms where they sleep at once, and 271 ms where they spin

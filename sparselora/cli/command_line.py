@@ -1,4 +1,4 @@
-"""Reads a command line: what is not one of ours is a line that says how it is written."""
+"""Read a command line; what is not one of ours is a line that says how it is written."""
 
 import argparse
 import shlex

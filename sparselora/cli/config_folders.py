@@ -1,4 +1,4 @@
-"""Where a command's config files come from: `conf/`, folders of the user's own, or an earlier run."""
+"""Find a command's config files: in `conf/`, in folders of the user's own, or in an earlier run."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What Hydra must know before it composes: the schema, where sweeps lie, and names for runs.
+"""Tell Hydra what it must know before it composes: the schema, where sweeps lie, names for runs.
 
 Light to import. `install` may be called as often as one likes.
 """
@@ -28,7 +28,7 @@ class SweepsSearchPath(SearchPathPlugin):
 
 
 def run_id() -> str:
-    """Local time and four random digits, so that two runs of one second differ."""
+    """Return local time and four random digits, so that two runs of one second differ."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
 
 

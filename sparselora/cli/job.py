@@ -1,4 +1,4 @@
-"""What a task function asks of Hydra's job: where its user stands, and which config files it took."""
+"""Ask Hydra's job where its user stands, and which config files it took."""
 
 import functools
 import os

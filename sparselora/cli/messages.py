@@ -1,4 +1,4 @@
-"""Exceptions → a line for the person at the terminal."""
+"""Turn exceptions into a line for the person at the terminal."""
 
 import re
 
@@ -21,7 +21,7 @@ KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or fals
 
 
 def _reason(text: str) -> str:
-    """Why OmegaConf does not take a value, in a few words."""
+    """Say in a few words why OmegaConf does not take a value."""
     options = re.search(r"expected one of \[(.*)\]", text)
     if options:
         return f"one of {options[1]} is allowed"

@@ -1,4 +1,4 @@
-"""Checks every job of a command before the first one starts, so that a mistake trains nothing."""
+"""Check every job of a command before the first one starts, so that a mistake trains nothing."""
 
 import sys
 from argparse import Namespace
@@ -63,7 +63,7 @@ def preflight(arguments: Namespace, unused: tuple[str, ...] = ()) -> None:
 
 
 def _jobs(name: str, overrides: list[str], multirun: bool) -> list[tuple[list[str], RunConfig]]:
-    """The overrides of each job, and its checked config."""
+    """Return the overrides of each job, and its checked config."""
     # With the loader, a parser knows `glob(*)`.
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = parse_overrides(overrides, parser)
@@ -152,7 +152,7 @@ def _search_check(name: str, hydra_lines: list[str]) -> "Check":
 def _check_sampler_is_there(
     name: str, fixed: list[str], tasks: list[str], error: HydraException
 ) -> None:
-    """Raise a `UserError` where `error` is of an unknown sampler of a search; Hydra lists all it has."""
+    """Raise a `UserError` for an unknown sampler of a search, of which Hydra would list all it has."""
     asked = [item for item in fixed if item.startswith(f"{_SAMPLER}=")]
     if not asked or f"'{_SAMPLER}/" not in str(error):
         return

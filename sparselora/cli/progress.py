@@ -1,15 +1,16 @@
-"""Bars on standard error: steps of training, rounds of timing."""
+"""Show bars on standard error: steps of training, rounds of timing."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from sparselora.records.sections import Scores
     from sparselora.training.loop import StepPlan, StepRow
 
 
 class Progress:
-    """One bar at a time, closed when the block ends.
+    """Show one bar at a time, which is closed when the block ends.
 
     Args:
         label: stands before the bar.
@@ -26,15 +27,15 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def on_step(self, row: "StepRow", plan: "StepPlan", latest: dict[str, Any]) -> None:
-        """A step of training: its phase, loss and time, and the newest accuracy."""
+    def on_step(self, row: "StepRow", plan: "StepPlan", latest: "Scores | None") -> None:
+        """Show a step of training: its phase, loss and time, and the newest accuracy."""
         shown = f"{row.phase}, loss {row.loss:.3f}, {row.milliseconds:.0f} ms/step"
-        if latest:
-            shown += f", accuracy {latest['accuracy']:.3f} at {latest['step']}"
+        if latest is not None:
+            shown += f", accuracy {latest.accuracy:.3f} at {latest.step}"
         self._update("step", plan.total_steps, shown)
 
     def on_round(self, done: int) -> None:
-        """A round of timing; how many there will be shows as they come."""
+        """Show a round of timing; how many there will be shows as they come."""
         self._update("round", None, "timing against stock PEFT LoRA")
 
     def _update(self, unit: str, total: int | None, shown: str) -> None:

@@ -17,7 +17,7 @@ from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle, sparsify
 from sparselora.sparse.tensors import tensors_in
-from sparselora.training.loop import Loss, Stepper
+from sparselora.training.stepper import Loss, Stepper
 
 STOCK, AGAIN, OWN, SPARSE = "stock", "stock_again", "own_dense", "sparse"
 

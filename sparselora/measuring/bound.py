@@ -11,7 +11,8 @@ from sparselora.measuring.dimensions import attention_kept_of, model_dimensions
 from sparselora.measuring.flops import gather_bytes, step_flops, svd_estimate_flops
 from sparselora.measuring.sizes import AttentionKept, ModelDimensions
 from sparselora.sparse.phases import Phases
-from sparselora.training.loop import StepRow, head_positions, tokens_kept_dense
+from sparselora.training.loop import StepRow
+from sparselora.training.stepper import head_positions, tokens_kept_dense
 
 
 class Shape(NamedTuple):

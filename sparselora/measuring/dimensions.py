@@ -13,9 +13,10 @@ from sparselora.measuring.sizes import (
 )
 from sparselora.sparse.acceleration.attention import NAME
 from sparselora.sparse.acceleration.last_layer import reads_first_token
-from sparselora.sparse.backbone.architectures import Architecture
+from sparselora.sparse.backbone.architecture import Architecture
 from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_model_shape
 from sparselora.sparse.channels.head_channels import HeadShape
+from sparselora.sparse.compat import ATTENTION
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.schedule import kept_channels
 
@@ -98,7 +99,7 @@ def _short_last_layer(
         return None
     return ShortLastLayer(
         query=architecture.query_of_some_tokens,
-        attention=config._attn_implementation in ("sdpa", NAME),
+        attention=getattr(config, ATTENTION) in ("sdpa", NAME),
     )
 
 

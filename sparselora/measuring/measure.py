@@ -20,7 +20,7 @@ from sparselora.measuring.arms import AGAIN, FAST_AGAIN, OWN, STOCK, Arms, fast_
 from sparselora.measuring.interleave import Budget, Interval, interleave, paired_ratio
 from sparselora.sparse.channels.moments import Calibration
 from sparselora.sparse.config import SparsityConfig
-from sparselora.training.loop import Loss, to_device
+from sparselora.training.stepper import Loss, to_device
 
 
 def measure(

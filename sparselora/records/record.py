@@ -1,4 +1,4 @@
-"""What a run was and what it gave: one JSON file, replaced whole at each change, never a pickle.
+"""The record of a run: one JSON file, replaced whole at each change, never a pickle.
 
 Beside it stand `metrics.csv`, a row a step, and `predictions.parquet`, a row an example and evaluation.
 """
@@ -6,7 +6,6 @@ Beside it stand `metrics.csv`, a row a step, and `predictions.parquet`, a row an
 import csv
 import dataclasses
 import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +13,9 @@ from typing import IO, Any
 import pandas as pd
 
 from sparselora.errors import UserError
-from sparselora.records.files import write_atomically
+from sparselora.records.files import finite, write_atomically, write_json
+from sparselora.records.sections import RunContent
+from sparselora.records.typed import read
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -26,7 +27,7 @@ RUNNING, COMPLETED, FAILED, INTERRUPTED = "running", "completed", "failed", "int
 
 
 class RunRecord:
-    """The record of one run in `folder`, on disk from construction on.
+    """Keep the record of one run in `folder`, on disk from construction on.
 
     Args:
         folder: of the run; made if need be.
@@ -36,21 +37,19 @@ class RunRecord:
         UserError: the folder holds a record already; records are never overwritten.
     """
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, content: RunContent) -> None:
         self.folder = folder
         self.path = folder / RECORD_NAME
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             raise UserError(f"{self.path}: exists; a run needs a folder of its own")
-        self.content: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": folder.name if folder.parent.name == "runs" else _joined(folder),
-            "status": RUNNING,
-            "error": None,
-            "started": now(),
-            "ended": None,
-            **content,
-        }
+        self.content = dataclasses.replace(
+            content,
+            schema_version=SCHEMA_VERSION,
+            run_id=content.run_id or _run_id(folder),
+            status=RUNNING,
+            started=now(),
+        )
         self._metrics: IO[str] | None = None
         self._writer: Any = None
         self._predictions: list[pd.DataFrame] = []
@@ -62,7 +61,7 @@ class RunRecord:
 
     def add_step(self, row: Any) -> None:
         """Append a dataclass as a line of `metrics.csv`; on disk when this returns."""
-        values = dataclasses.asdict(row)
+        values = finite(dataclasses.asdict(row))
         if self._metrics is None:
             self._metrics = (self.folder / METRICS_NAME).open("w", newline="")
             self._writer = csv.DictWriter(self._metrics, list(values))
@@ -83,40 +82,31 @@ class RunRecord:
         """Close the record as completed, failed or interrupted."""
         if self._metrics is not None:
             self._metrics.close()
-        self.content.update(status=status, error=error, ended=now())
+        self.content.status, self.content.error, self.content.ended = status, error, now()
         self.save()
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder; None where there is none that can be read."""
+def read_record(folder: Path) -> RunContent | None:
+    """Return the record in a run's folder; None where there is none that can be read.
+
+    What an older version did not write is None; what another one wrote beside it is kept.
+    """
     try:
-        content: dict[str, Any] = json.loads((folder / RECORD_NAME).read_text())
+        return read(RunContent, json.loads((folder / RECORD_NAME).read_text()))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
-def write_record(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file: whole, or not at all."""
-    # NaN and infinities are not JSON, and would be made-up numbers: null.
-    text = json.dumps(_finite(content), indent=1, allow_nan=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+def write_record(path: Path, content: RunContent) -> None:
+    """Replace a record's file: whole, or not at all."""
+    write_json(path, content.to_dict())
 
 
 def now() -> str:
-    """UTC, ISO 8601, to the millisecond."""
+    """Return the time in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _joined(folder: Path) -> str:
-    return f"{folder.parent.name}/{folder.name}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _run_id(folder: Path) -> str:
+    alone = folder.parent.name == "runs"
+    return folder.name if alone else f"{folder.parent.name}/{folder.name}"

@@ -1,1 +1,1 @@
-"""Records → tables. Nothing here imports torch."""
+"""Tables, charts and pages of what runs left; nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""`python -m sparselora.report`: what runs left → tables, plots, a page, and what to use."""
+"""The command `python -m sparselora.report`: tables, plots and a page of what runs left."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from sparselora.report.analysis.verdict import describe, recommend
 from sparselora.report.loading.load import load_records
 from sparselora.report.loading.study import importances, is_url, load_study
 from sparselora.report.loading.usable import problems
-from sparselora.report.rendering.pictures import Painter
+from sparselora.report.rendering.pictures import Renderer
 from sparselora.report.rendering.terminal import print_comparison, print_problems, print_titles
 
 _EPILOG = """examples:
@@ -28,7 +28,7 @@ _EPILOG = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report; 2 and one line for a user's mistake."""
+    """Report, and return the exit code: 2, with one line, for a user's mistake."""
     parser = argparse.ArgumentParser(
         "sparselora-report",
         description="Tables, plots and a page (report.html) of what runs left.",
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Every option that was given has an effect."""
+    """Refuse an option that has no effect beside the others."""
     if options.compare and (options.sources or options.recommend or options.study):
         raise UserError("--compare: takes two folders and no other source, --recommend or --study")
     prints = "--compare" if options.compare else "--recommend" if options.recommend else None
@@ -86,7 +86,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     drop = None if options.recommend is None else _max_drop(options.recommend)
     with contextlib.ExitStack() as stack:
         writes = drop is None and not options.no_files
-        painter = stack.enter_context(Painter()) if writes else None
+        renderer = stack.enter_context(Renderer()) if writes else None
         records = load_records(*folders)
         study = load_study(urls[0], options.study, records) if urls else None
         if records.empty and study is None:
@@ -105,7 +105,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             print_comparison(comparison, console)
         if study is not None:
             _print_study(study, console)
-        if painter is None:
+        if renderer is None:
             return 0
         from sparselora.report.rendering.write import write_report
 
@@ -117,13 +117,13 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             bar.set_postfix_str(name)
             bar.update()
 
-        write_report(out, painter, comparisons, records, unusable, sources, study, shares, on_file)
+        write_report(out, renderer, comparisons, records, unusable, sources, study, shares, on_file)
     console.print(f"Page, tables and plots: {out / 'report.html'}", markup=False)
     return 0
 
 
 def _problems(records: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """What is the matter with each record that is of no, or of limited, use."""
+    """Return what is the matter with each record that is of no, or of limited, use."""
     parts = [problems(records), *(comparison.limited for comparison in comparisons)]
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""Ends a sweep with a table of its runs, on the terminal and as `sweep.csv`."""
+"""The table at the end of a sweep, on the terminal and as `sweep.csv`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ from sparselora.report.rendering.sweep_table import print_sweep, sweep_table
 
 
 class SweepTable(Callback):
-    """Hydra callback, in `conf/config.yaml`: reads the records below the sweep's folder."""
+    """Print the records below a sweep's folder when it ends.
+
+    A callback of Hydra's, named in `conf/config.yaml`.
+    """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table of the sweep's runs or benches, and write `sweep.csv`."""
         folder = Path(config.hydra.sweep.dir)
         if not folder.is_dir():
             return

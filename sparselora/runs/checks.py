@@ -15,13 +15,13 @@ from sparselora.errors import UserError
 
 
 def user_keys(overrides: Sequence[str]) -> frozenset[str]:
-    """The dotted keys and groups that overrides set."""
+    """Return the dotted keys and groups that overrides set."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return frozenset(override.key_or_group for override in parsed)
 
 
 def parse_job(config: DictConfig, overrides: Sequence[str]) -> RunConfig:
-    """A job's merged config, Hydra's part among it, → checked values.
+    """Check a job's merged config, Hydra's part among it, and return its values.
 
     Raises:
         UserError: see `parse_config` and `check_choices`.
@@ -35,7 +35,7 @@ def parse_job(config: DictConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def load_run_data(run: RunConfig) -> LoadedData:
-    """The run's data, checked against what the run will ask of them, validation rows sampled.
+    """Load the run's data, checked against what the run will ask of them, validation rows sampled.
 
     Raises:
         UserError: see `load_data`; or the test split is asked for and is empty.
@@ -55,8 +55,9 @@ def load_run_data(run: RunConfig) -> LoadedData:
 
 
 def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
-    """`check_model` against the config of the run's own model, its tokenizer, and the device and the
-    run to resume against the machine.
+    """Check a run's settings against its model, its tokenizer, its device and the run to resume.
+
+    `data.max_length` comes down to the model's positions where it is not the user's own.
 
     Returns:
         The sparsity asked of each layer.

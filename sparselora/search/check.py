@@ -1,4 +1,4 @@
-"""Checks of a search before it opens its study."""
+"""Check a search before it opens its study."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from sparselora.sparse.validate import check_at_least
 def check_search(
     settings: Mapping[str, Any], launcher: str, arguments: Sequence[str], check: Check
 ) -> list[list[str]]:
-    """Everything that can be told without the study.
+    """Check all that can be known without the study.
 
     Args:
         settings: the fields of `SearchConfig`.

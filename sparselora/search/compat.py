@@ -79,9 +79,11 @@ def config_search_path(main: str) -> ConfigSearchPath:
 def composing_from(search_path: ConfigSearchPath) -> Iterator[None]:
     """Let `hydra.compose` find its files on a search path, and leave Hydra's state as it was."""
     from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
     backup = get_gh_backup()
+    GlobalHydra.instance().clear()  # a caller may stand in an application of its own
     try:
         Hydra.create_main_hydra2("app", search_path)
         yield

@@ -1,4 +1,7 @@
-"""The settings of a search, as Hydra knows them: `hydra/sweeper=search`. Light to import."""
+"""Describe the settings of a search, as Hydra knows them: `hydra/sweeper=search`.
+
+Light to import.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +16,7 @@ TARGET = "sparselora.search.sweeper.SearchSweeper"
 
 @dataclass
 class SearchConfig:
-    """Of `hydra.sweeper`, with a sampler of the group `hydra/sweeper/sampler`."""
+    """Hold the keys of `hydra.sweeper`, with a sampler of the group `hydra/sweeper/sampler`."""
 
     _target_: str = TARGET
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
@@ -39,7 +42,7 @@ class SearchConfig:
     """Whether the original study's plan says what comes after the named settings, beyond `n_trials`;
     see `sparselora.search.follow_up`."""
     max_duplicates: int = 20
-    """Draws in a row of settings that the study knows, after which the search ends."""
+    """Draws in a row of settings that the study has already, after which the search ends."""
     max_interruptions: int = 3
     """How often a trial is begun again whose process died, without Ctrl-C; then it has failed."""
     release_hosts: list[str] = field(default_factory=list)
@@ -51,7 +54,7 @@ class SearchConfig:
 
 
 def register_search() -> None:
-    """Make it known to Hydra as `hydra/sweeper=search`."""
+    """Make a search known to Hydra as `hydra/sweeper=search`."""
     ConfigStore.instance().store(
         group="hydra/sweeper",
         name="search",

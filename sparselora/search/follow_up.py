@@ -1,4 +1,4 @@
-"""The original study's plan: what it tries next, by what came out, and its verdict.
+"""Follow the original study's plan: what it tries next, by what came out, and its verdict.
 
 After `dense`, `original` and `optimized`: where `optimized` loses too much accuracy, `fallback`; and
 where the one to be used is still not faster than stock LoRA, the same without the SVD,
@@ -23,8 +23,11 @@ FASTER = 1 / 0.9
 
 
 def follow_up(study: SharedStudy) -> list[str]:
-    """Named settings that the plan asks for next; none where it is at its end, or another process is
-    at its next step. To be called under the storage's lock, with no budget left."""
+    """Return the named settings that the plan asks for next.
+
+    None where it is at its end, or another process is at its next step. To be called under the storage's
+    lock, with no budget left.
+    """
     chosen = _chosen(study)
     if chosen is None:
         return []
@@ -45,7 +48,7 @@ def follow_up(study: SharedStudy) -> list[str]:
 
 
 def verdict(study: SharedStudy) -> list[str]:
-    """A line for each target: what was wanted, what was measured, met or not."""
+    """Return a line for each target: what was wanted, what was measured, met or not."""
     chosen = _chosen(study)
     if chosen is None:
         return ["no verdict: dense and optimized have to come to an end first"]
@@ -79,7 +82,7 @@ def _judged(met: bool, missed: bool) -> str:
 
 
 def _chosen(study: SharedStudy) -> tuple[str, FrozenTrial] | None:
-    """The last step of the plan that was taken, of optimized, fallback, and each without the SVD."""
+    """Return the last step of the plan that was taken: a name, and its trial."""
     done = {
         str(trial.user_attrs[NAMED]): trial
         for trial in study.trials

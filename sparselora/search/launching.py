@@ -1,4 +1,4 @@
-"""What becomes of jobs: Hydra's launcher runs them, and each is reported to the study, or begun again."""
+"""Run jobs by Hydra's launcher, and report each to the study, or let it be begun again."""
 
 import errno
 import gc
@@ -59,7 +59,7 @@ class JobLauncher:
                 outcome = self.study.outcome(job.folder)
                 if outcome is None:
                     outcome = Outcome.failed(_reason(error))
-                self.progress.told(self.study.tell(job.number, outcome))
+                self.progress.reported(self.study.tell(job.number, outcome))
         # The exception of a failed run holds its tensors.
         del errors
         gc.collect()
@@ -76,8 +76,8 @@ class JobLauncher:
                 [job.overrides for job in jobs], initial_job_idx=jobs[0].number
             )
         except BaseException as error:
-            # Whatever came to an end is told, the rest is begun again: in this command's next turn where
-            # a worker was ended by the system, in the next command after Ctrl-C.
+            # Whatever came to an end is reported, the rest is begun again: in this command's next turn
+            # where a worker was ended by the system, in the next command after Ctrl-C.
             begun = any(list(job.folder.rglob(RECORD_NAME)) for job in jobs)
             ended = begun and isinstance(error, Exception)
             with self.study.storage.locked():

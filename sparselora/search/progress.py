@@ -1,4 +1,4 @@
-"""What a search shows on the terminal: which trial of how many, time left, the front so far."""
+"""Show a search on the terminal: which trial of how many, time left, the front so far."""
 
 import time
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ FORMATS = {"accuracy": "{:.4f}", "ms_per_step": "{:.1f}", "gflops_per_step": "{:
 
 
 class SearchProgress:
-    """The story of one process's part in a search.
+    """Print what happens in one process's part of a search.
 
     Args:
         study: as this process sees it.
-        console: where to.
+        console: where to print; standard output if none is given.
     """
 
     def __init__(self, study: SharedStudy, console: Console | None = None) -> None:
@@ -30,7 +30,7 @@ class SearchProgress:
         self._at_begin = len(study.counted())
 
     def begin(self) -> None:
-        """Where the study stands."""
+        """Print where the study stands."""
         plan, done = self.study.plan, self._at_begin
         others = len(self.study.running())
         again = sum(trial.user_attrs.get(ENDED, 0) for trial in self.study.trials)
@@ -44,7 +44,7 @@ class SearchProgress:
         self._say(line)
 
     def begins(self, number: int, label: str) -> None:
-        """A trial is about to run."""
+        """Print that a trial is about to run."""
         plan, done = self.study.plan, len(self.study.counted())
         here = done - self._at_begin
         left = ""
@@ -53,8 +53,8 @@ class SearchProgress:
             left = f", about {_duration(seconds)} left"
         self._say(f"trial {number}, {done + 1} of {plan.n_trials}{left}: {label}")
 
-    def told(self, trial: FrozenTrial) -> None:
-        """A trial is finished: its values, and the front where it changed it."""
+    def reported(self, trial: FrozenTrial) -> None:
+        """Print the values of a trial that is finished, and the front where it changed that."""
         label = trial.user_attrs.get(LABEL, f"trial {trial.number}")
         if trial.values is None:
             self._say(f"failed: {label}: {trial.user_attrs.get(REASON)}")
@@ -64,34 +64,34 @@ class SearchProgress:
             f"{name} {_shown(name, value)}"
             for name, value in zip(objectives, trial.values, strict=True)
         ]
-        known = trial.user_attrs
-        if "speedup" not in objectives and "speedup" in known:
+        shown_with = trial.user_attrs
+        if "speedup" not in objectives and "speedup" in shown_with:
             interval = ""
-            if "speedup_low" in known:
-                interval = f" ({known['speedup_low']:.2f} to {known['speedup_high']:.2f})"
-            shown.append(f"{known['speedup']:.2f} × stock{interval}")
-        if "seeds" in known:
-            shown.append(f"mean of {len(known['seeds'])} seeds")
-        if "stopped" in known:
-            shown.append(f"stopped: {known['stopped']}")
+            if "speedup_low" in shown_with:
+                interval = f" ({shown_with['speedup_low']:.2f} to {shown_with['speedup_high']:.2f})"
+            shown.append(f"{shown_with['speedup']:.2f} × stock{interval}")
+        if "seeds" in shown_with:
+            shown.append(f"mean of {len(shown_with['seeds'])} seeds")
+        if "stopped" in shown_with:
+            shown.append(f"stopped: {shown_with['stopped']}")
         self._say(f"    {', '.join(shown)}")
         front = self.study.front()
         if any(one.number == trial.number for one in front):
             self._print_front(front)
 
     def ended(self, reason: str) -> None:
-        """A worker was ended by the system, and its launcher with it."""
+        """Print that a worker was ended by the system, and its launcher with it."""
         self._say(f"a worker was lost ({reason}); its trials are begun again, one by one")
 
     def exhausted(self, in_a_row: int) -> None:
-        """The search ends before its budget."""
+        """Print that the search ends before its budget."""
         self._say(
             f"{in_a_row} draws in a row were settings that the study knows: the space holds no more; "
             "raise hydra.sweeper.max_duplicates, or widen hydra.sweeper.params in another study"
         )
 
     def end(self, verdict: Sequence[str] = ()) -> None:
-        """The front, and what to type next; lines of a verdict."""
+        """Print the front, what to type next, and the lines of a verdict."""
         front = self.study.front()
         if front:
             self._print_front(front)

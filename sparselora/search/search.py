@@ -1,4 +1,4 @@
-"""The loop of a search: ask, launch, tell, until the study has its trials."""
+"""Run the loop of a search: ask, launch, tell, until the study has its trials."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +48,7 @@ SHOWN_OF_A_DUPLICATE = (
 
 
 class Search:
-    """One process's part in a search.
+    """Do one process's part of a search.
 
     Args:
         settings: the fields of `SearchConfig`.
@@ -78,7 +78,10 @@ class Search:
         self._check = remembered(self._compose_and_check)
 
     def run(self, arguments: Sequence[str]) -> None:
-        """Until the study has its trials.
+        """Search until the study has its trials.
+
+        Args:
+            arguments: the command's overrides, Hydra's own left out.
 
         Raises:
             UserError: the storage, the study or the settings of it do not allow the search.
@@ -134,7 +137,7 @@ class Search:
                     job = self._drawn(trial)
                 except UserError as error:  # a bad combination is the setting's fault
                     self.study.tell(trial.number, Outcome.failed(str(error)))
-                    self.progress.told(self.study.trials[trial.number])
+                    self.progress.reported(self.study.trials[trial.number])
                     self._stop_on_failures()
                     continue
                 except BaseException:  # Ctrl-C between two draws
@@ -154,7 +157,7 @@ class Search:
         return self.study.ask()
 
     def _drawn(self, trial: Trial) -> Job | None:
-        """The trial's job; None where another trial has answered it."""
+        """Return the trial's job; None where another trial has answered it."""
         name = trial.user_attrs.get(attributes.NAMED)
         if name is None:
             overrides = self.space.draw(trial, self._check, self.study.reseed)
@@ -180,7 +183,7 @@ class Search:
         return Job(trial.number, [*overrides, f"hydra.sweep.subdir={folder.name}"], folder)
 
     def _job_folder(self, number: int) -> Path:
-        """Never one that was written to: a trial may have been begun before, in this folder."""
+        """Return a folder that nobody wrote to: a trial may have been begun before, in another."""
         names = [str(number), *(f"{number}-{again}" for again in range(1, 1000))]
         return next(self.folder / name for name in names if not (self.folder / name).exists())
 

@@ -1,4 +1,7 @@
-"""The Hydra plugin behind `hydra/sweeper=search`. Light to import: Hydra loads it with every command."""
+"""Plug searches into Hydra as `hydra/sweeper=search`.
+
+Light to import: Hydra loads it with every command.
+"""
 
 from typing import Any
 
@@ -8,7 +11,7 @@ from omegaconf import DictConfig
 
 
 class SearchSweeper(Sweeper):
-    """Searches with Optuna; the work is in `sparselora.search.search`.
+    """Search with Optuna, as Hydra's sweeper; the work is in `sparselora.search.search`.
 
     Args:
         settings: the fields of `sparselora.search.config.SearchConfig`.
@@ -20,10 +23,12 @@ class SearchSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Keep what Hydra hands to its sweepers."""
         self.hydra_context, self.task_function = hydra_context, task_function
         self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
+        """Search until the study has its trials; see `sparselora.search.search.Search.run`."""
         from sparselora.search.search import Search
 
         Search(self.settings, self.hydra_context, self.task_function, self.config).run(arguments)

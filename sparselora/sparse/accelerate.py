@@ -1,5 +1,6 @@
-"""A faster path for a LoRA step, dense as it is: adapters, dropout, norms, rotations, gated FFNs, loss,
-and an encoder's last layer.
+"""Make a LoRA step faster, dense as it is.
+
+Faster are adapters, dropout, norms, rotations, gated FFNs, loss, and an encoder's last layer.
 
 It computes what PEFT and transformers compute, with the same dropout rates, dense or sparse. Each module
 that it speeds up becomes one of a subclass, so that PEFT, checkpoints and `isinstance` see what they saw
@@ -21,15 +22,16 @@ from sparselora.sparse.acceleration.rms_norm import fast_norm
 from sparselora.sparse.acceleration.rotary import fast_rotary
 from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
+from sparselora.sparse.compat import ATTENTION, OWN_LOSS
 from sparselora.sparse.ops.cross_entropy import causal_lm_loss
 from sparselora.sparse.swap import mixin_of, new_owner, owned, put_on, take_off, unmixed
 
 FAMILIES = (fast_lora, fast_dropout, fast_norm, fast_rotary, fast_ffn)
-"""Each says what stands in for a class; None for one that is not of its kind, or a subclass of it."""
+"""Each returns the class to put in the place of one; None for what is not of its kind, or a subclass."""
 
 
 class Acceleration:
-    """The way back: `remove()` makes every module what it was."""
+    """Hold what makes a model's step faster; `remove()` makes every module what it was."""
 
     def __init__(self, model: nn.Module) -> None:
         get_backbone(model)  # raises before anything is touched
@@ -57,42 +59,42 @@ class Acceleration:
                 put_on(module, mixin_of(fast), self._owner)
         attention.register()
         for config in _configs(self._model):
-            if config._attn_implementation_internal == "sdpa":
+            if getattr(config, ATTENTION) == "sdpa":
                 self._configs.append(config)
                 # Of this one alone: transformers' property sets those below it too.
-                config._attn_implementation_internal = attention.NAME
+                setattr(config, ATTENTION, attention.NAME)
         holder: Any
         for holder in losses:  # a property of transformers', set on the instance
             self._losses.append(holder)
             holder.loss_function = causal_lm_loss
         self._last_layer = LastLayer(self._model)
 
-    def lengthen(self) -> None:
-        """Compute the last layer whole again."""
+    def make_last_layer_full(self) -> None:
+        """Compute the full last layer again, not the first token alone."""
         if self._last_layer is not None:
             self._last_layer.remove()
             self._last_layer = None
 
     def remove(self) -> None:
         """Make every module what it was, wherever it is now, with what it has learnt since."""
-        self.lengthen()
+        self.make_last_layer_full()
         for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
             take_off(module, self._owner)
         self._modules = []
         for config in self._configs:  # unless another was asked for since
-            if config._attn_implementation_internal == attention.NAME:
-                config._attn_implementation_internal = "sdpa"
+            if getattr(config, ATTENTION) == attention.NAME:
+                setattr(config, ATTENTION, "sdpa")
         self._configs = []
         for holder in self._losses:
-            if vars(holder).get("_loss_function") is causal_lm_loss:
-                del holder._loss_function
+            if vars(holder).get(OWN_LOSS) is causal_lm_loss:
+                delattr(holder, OWN_LOSS)
         self._losses = []
         give_back(self._packing)
         self._packing = []
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """The configs that modules of a model are called by, each once, and those that they hold."""
+    """Return the configs that modules of a model are called by, each once, and those that they hold."""
     found: dict[int, Any] = {}
     waiting = [vars(module).get("config") for module in model.modules()]
     while waiting:
@@ -109,9 +111,7 @@ def _has_plain_loss(module: nn.Module) -> bool:
         return False
     plain: Any = module
     causal = getattr(module, "loss_type", None) == "ForCausalLM"
-    return (
-        causal and "_loss_function" not in vars(module) and plain.loss_function is ForCausalLMLoss
-    )
+    return causal and OWN_LOSS not in vars(module) and plain.loss_function is ForCausalLMLoss
 
 
 def accelerate(model: nn.Module) -> Acceleration:

@@ -1,4 +1,4 @@
-"""Spreads a sparsity over layers by what its loss of channels costs in each: pure, no torch."""
+"""Spread a sparsity over layers by what its loss of channels costs in each: pure, no torch."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ LEVELS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, MAX_SPARSITY)
 
 
 def lower_hull(curve: Sequence[float], levels: Sequence[float] = LEVELS) -> list[int]:
-    """Indices of the points of the greatest convex function below (levels, curve), first to last."""
+    """Return the indices of the points of the greatest convex function below (levels, curve)."""
     hull: list[int] = []
     for index in range(len(levels)):
         while len(hull) >= 2:
@@ -31,15 +31,17 @@ def allocate(
     fixed: Mapping[int, float] | None = None,
     levels: Sequence[float] = LEVELS,
 ) -> list[float]:
-    """The layer sparsities of mean `target` whose summed error is least, errors taken as additive.
+    """Return the layer sparsities of mean `target` whose summed error is least.
 
-    Each curve is replaced by its lower convex hull; then raising, again and again, the layer that
-    costs least for what it saves is the optimum of the relaxed problem.
+    Errors of layers are taken as additive. Each curve is replaced by its lower convex hull; then
+    raising, again and again, the layer that costs least for what it saves is the optimum of the
+    relaxed problem.
 
     Args:
-        curves: a row a layer, its error at each of `levels`, rising from 0.
+        curves: a row for each layer, its error at each of `levels`, rising from 0.
         target: mean over all layers.
         fixed: layers that keep a value of their own; the others make up the mean.
+        levels: the sparsities of a curve's points, rising.
 
     Raises:
         UserError: `target` is over 0.99, or the fixed layers leave no room for the mean.

@@ -1,4 +1,4 @@
-"""Sparse training under transformers' own `Trainer`, and what is built on it."""
+"""Train sparsely under transformers' own `Trainer`, and what is built on it."""
 
 import base64
 from collections.abc import Mapping
@@ -115,12 +115,12 @@ class SparsityCallback(TrainerCallback, ExportableState):
 def to_plain(value: Any) -> Any:
     """Return nested values with each tensor as a mapping of text, so that JSON holds it exactly."""
     if isinstance(value, Tensor):
-        whole = value.detach().cpu().contiguous()
+        tensor = value.detach().cpu().contiguous()
         return {
-            "dtype": str(whole.dtype).removeprefix("torch."),
-            "shape": list(whole.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
             "bytes": base64.b64encode(
-                whole.reshape(-1).view(torch.uint8).numpy().tobytes()
+                tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
             ).decode(),
         }
     if isinstance(value, Mapping):

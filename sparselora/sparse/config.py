@@ -1,4 +1,4 @@
-"""What a sparse model is made of, checked at construction. No torch, no Hydra."""
+"""Say what a sparse model is made of, checked at construction. No torch, no Hydra."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -23,7 +23,7 @@ COMPENSATIONS = ("none", "mean", "lowrank")
 
 
 class _OfTheCommand:
-    """Stands for a field that is not given."""
+    """Stand for a field that is not given."""
 
     def __repr__(self) -> str:
         return "<as the command>"
@@ -34,7 +34,7 @@ _COMMAND: Any = _OfTheCommand()
 
 @dataclass(frozen=True)
 class SparsityConfig:
-    """How the FFN blocks of a model are made sparse while it trains.
+    """Say how the FFN blocks and attention of a model are made sparse while it trains.
 
     A field that is not given is what `python -m sparselora.run` takes (the files of `conf/`): at present
     the estimator `whitened` at rank 8, the rule `ramp` at 0.65, and a tenth of the steps dense at the
@@ -65,12 +65,12 @@ class SparsityConfig:
     compensation: str = _COMMAND
     """What stands in for the channels left out: a name of `COMPENSATIONS`."""
     compensation_rank: int = _COMMAND
-    """Rank of the map that `lowrank` compensation fits, from 1 to hidden_size."""
+    """Rank of the linear map that `lowrank` compensation fits, from 1 to hidden_size."""
     qk_sparsity: float = _COMMAND
     """Share of the channels of query and key left out, in [0, 1), spread over layers as the rule says;
     by a rule that names layers, or measures them, the same in each."""
     vo_sparsity: float = _COMMAND
-    """The same of value and output."""
+    """Share of the channels of value and output left out, likewise."""
     layer_qk_sparsity: Mapping[str, float] = _COMMAND
     """Layer pattern → `qk_sparsity`, for the layers that differ."""
     layer_vo_sparsity: Mapping[str, float] = _COMMAND
@@ -138,9 +138,10 @@ class SparsityConfig:
 
     @classmethod
     def named(cls, name: str, **given: Any) -> Self:
-        """Return what `experiment=name` sets in the command: dense, original, optimized, fallback, best…
+        """Return what `experiment=name` sets in the command.
 
         Args:
+            name: of an experiment: dense, original, optimized, fallback, best and others.
             given: fields that are to differ, as other keys of that command would.
 
         Raises:
@@ -156,7 +157,7 @@ class SparsityConfig:
                 object.__setattr__(self, key, value)
 
     def of_ffn_alone(self) -> "SparsityConfig":
-        """The same with whole attention maps and all tokens sparse: what error curves are of."""
+        """Return the config with dense attention and all tokens sparse, as error curves are measured."""
         return replace(
             self,
             qk_sparsity=0.0,
@@ -168,12 +169,12 @@ class SparsityConfig:
 
     @property
     def sparsifies_attention(self) -> bool:
-        """Whether any layer's attention maps are sliced."""
+        """Return whether any layer's attention is sparse."""
         layers = [*self.layer_qk_sparsity.values(), *self.layer_vo_sparsity.values()]
         return any([self.qk_sparsity, self.vo_sparsity, *layers])
 
     def attention_sparsities(self, num_layers: int) -> list[tuple[float, float]]:
-        """(query and key, value and output) of each layer, in order.
+        """Return the sparsity of each layer's query and key, and of its value and output, in order.
 
         Raises:
             UserError: see `layer_sparsities`.
@@ -195,18 +196,18 @@ class SparsityConfig:
 
     @property
     def kind(self) -> EstimatorKind:
-        """The row of `ESTIMATORS`."""
+        """Return the row of `ESTIMATORS`."""
         return ESTIMATORS[self.estimator]
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether `sparsify` has to be given calibration batches."""
+        """Return whether `sparsify` has to be given calibration batches."""
         return (
             self.kind.needs_calibration or self.compensation != "none" or self.rule == "calibrated"
         )
 
     def phases(self, total_steps: int) -> Phases:
-        """Which steps of a run are dense, and how far sparsity has risen in the others."""
+        """Return which steps of a run are dense, and how far sparsity has risen in the others."""
         return Phases.of_ratios(
             total_steps,
             self.sparse_warmup_ratio,
@@ -215,7 +216,7 @@ class SparsityConfig:
         )
 
     def check_rank(self, hidden_size: int, intermediate_size: int) -> None:
-        """Raise a `UserError` where a rank is over what lin1, (f, d), or compensation's map has."""
+        """Raise a `UserError` where a rank is over what lin1, (f, d), or compensation has."""
         largest = min(hidden_size, intermediate_size)
         if self.kind.has_rank and self.svd_rank is not None and self.svd_rank > largest:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What becomes of a sparse block when a module is copied that holds it."""
+"""Copy what modules of a model hold with the whole model alone."""
 
 import copy
 from typing import Any
@@ -7,13 +7,13 @@ from torch import nn
 
 
 class CopiedWithModel:
-    """Something that modules of a model hold, and that only a copy of the whole model has a copy of.
+    """Follow a copy of the whole model, and be None in a copy of one of its modules.
 
     PEFT copies single modules (`modules_to_save`), and so may a user: such a copy is one of the original.
     """
 
     called: nn.Module | None = None
-    """What is called with the batch; None before it is known."""
+    """The module that is called with the batch; None before it is known."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if self.called is not None and id(self.called) not in memo:

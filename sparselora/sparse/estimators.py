@@ -1,4 +1,4 @@
-"""The estimators that a config may name, and how one is added. Loads no torch.
+"""List the estimators that a config may name, and add one to them. Loads no torch.
 
 An estimator scores the channels of a layer: those with the highest scores are kept. One is a function
 that builds it for a block of the model, and a row here that says what kind it is.

@@ -1,9 +1,9 @@
-"""The switch of a sparse model, its report and the way back.
+"""Switch a sparse model, report on it, and take it back.
 
 A block that is a module of its own computes itself sparsely. Elsewhere three modules do: lin1 and the
-activation hand their input through, and lin2 computes the whole block. An attention map that is sliced
-does so by itself. Each is the module that it was, of a class derived from its own (see `mixed`), so
-names, state dict and optimizer see no difference, and no class is touched.
+activation hand their input through, and lin2 computes the block. A projection of attention that is
+sliced does so by itself. Each is the module that it was, of a class derived from its own (see `mixed`),
+so names, state dict and optimizer see no difference, and no class is touched.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from sparselora.sparse.backbone.memory_layout import RowsInMemory
 from sparselora.sparse.blocks.attention import SparseAttention
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.blocks.follow import FollowModel
-from sparselora.sparse.blocks.stand_in import stand_in_for_attention, stand_in_for_ffn, take_back
+from sparselora.sparse.blocks.stand_in import unwrap, wrap_attention, wrap_ffn
 from sparselora.sparse.channels.call_hooks import NoteBatch, NoteEnd, NoteLabels
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.config import SparsityConfig
@@ -29,7 +29,7 @@ from sparselora.sparse.swap import new_owner, owned
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer was asked for and what it did."""
+    """Describe what one layer was asked for and what it did."""
 
     name: str
     intermediate_size: int
@@ -45,7 +45,7 @@ class LayerReport:
 
 
 class SparsityHandle:
-    """What `sparsify` returns: the switch, the report and the way back."""
+    """Switch a sparse model, report on it, and take it back; `sparsify` returns one."""
 
     def __init__(
         self,
@@ -78,12 +78,12 @@ class SparsityHandle:
         state, called = self.state, get_called(self._model)
         for ffn in self._sparse.values():
             ffn.called = called
-            self._layout.lay(ffn.block.scattered_maps())
-            stand_in_for_ffn(ffn, self._owner)
+            self._layout.lay(ffn.block.scattered_layers())
+            wrap_ffn(ffn, self._owner)
         for each in self._attention.values():
             each.called = called
-            self._layout.lay(each.attention.scattered_maps(each.roles))
-            stand_in_for_attention(each, self._owner)
+            self._layout.lay(each.attention.scattered_layers(each.roles))
+            wrap_attention(each, self._owner)
         follow = FollowModel(
             state, [*self._sparse.values()], [*self._attention.values()], self._owner
         )
@@ -98,17 +98,17 @@ class SparsityHandle:
 
     @property
     def sparse_blocks(self) -> Mapping[str, SparseFFN]:
-        """`layer.N` → its block, for the layers that are sparse at all."""
+        """Return `layer.N` → its block, for the layers whose FFN is sparse at all."""
         return self._sparse
 
     @property
     def sparse_attention(self) -> Mapping[str, SparseAttention]:
-        """`layer.N` → its attention, for the layers whose attention is sparse at all."""
+        """Return `layer.N` → its attention, for the layers whose attention is sparse at all."""
         return self._attention
 
     @property
     def enabled(self) -> bool:
-        """Whether training steps are sparse now."""
+        """Return whether training steps are sparse now."""
         return self.state.enabled
 
     def enable(self) -> None:
@@ -161,7 +161,7 @@ class SparsityHandle:
             self.state.without_gradients = before
 
     def report(self) -> list[LayerReport]:
-        """A row a layer, dense ones too, in order."""
+        """Return a row for each layer, dense ones too, in order."""
         rows = []
         for block in self._blocks:
             ffn = self._sparse.get(block.name)
@@ -182,14 +182,14 @@ class SparsityHandle:
         return rows
 
     def held(self) -> Iterator[Tensor]:
-        """What the patch holds from step to step beside the model's own tensors."""
+        """Return the tensors that stay from step to step beside the model's own."""
         for ffn in self._sparse.values():
             yield from ffn.held()
         for attention in self._attention.values():
             yield from attention.held()
 
     def state_dict(self) -> dict[str, Any]:
-        """What steps leave behind beside weights: choices that are kept, counts, generators."""
+        """Return what steps leave behind beside weights: choices that are kept, counts, generators."""
         return {
             "forward_count": self.state.forward_count,
             "layers": {name: ffn.state_dict() for name, ffn in self._sparse.items()},
@@ -215,9 +215,9 @@ class SparsityHandle:
         for ffn in self._sparse.values():
             modules.update(ffn.modules)
         for each in self._attention.values():
-            modules.update(linear.module for linear in each.attention.maps.values())
+            modules.update(linear.module for linear in each.attention.projections.values())
         for module in modules:
-            take_back(module, self._owner)
+            unwrap(module, self._owner)
         self._layout.give_back()
         self._acceleration.remove()
         self._removed = True

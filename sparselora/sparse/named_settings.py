@@ -1,7 +1,8 @@
-"""The settings of `conf/`, as the fields of a `SparsityConfig`: one source for command and library.
+"""Read the settings of `conf/` as fields of a `SparsityConfig`: one source for command and library.
 
 What Hydra composes for a command is read here without Hydra: the file of the defaults, then one of each
-group that shapes sparsity, then an experiment, whose `override /group: option` lines choose others.
+group that shapes sparsity, then an experiment, whose `override /group: option` lines choose others. The
+options of plugins stand behind those of `conf/`, as they do for Hydra.
 """
 
 import functools
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sparselora.errors import UserError
 from sparselora.paths import CONF
+from sparselora.plugins import CONFIG_FOLDERS
 
 UNSAID: Mapping[str, Any] = MappingProxyType(
     {
@@ -66,7 +68,9 @@ def settings(
             f"SparsityConfig.named({experiment!r}): one of {', '.join(names())} is allowed"
         )
     chosen = tuple((group, given.get(field)) for group, field in _CHOOSE.items())
-    merged = _composed(experiment, tuple(pair for pair in chosen if isinstance(pair[1], str)))
+    folders = (CONF, *CONFIG_FOLDERS)
+    named = tuple(pair for pair in chosen if isinstance(pair[1], str))
+    merged = _composed(folders, experiment, named)
     values = {}
     for field in fields:
         value = OmegaConf.select(merged, _KEYS.get(field, field), default=_MISSING)
@@ -76,7 +80,9 @@ def settings(
 
 
 @functools.cache
-def _composed(experiment: str | None, chosen: tuple[tuple[str, str], ...]) -> DictConfig:
+def _composed(
+    folders: tuple[Path, ...], experiment: str | None, chosen: tuple[tuple[str, str], ...]
+) -> DictConfig:
     base = _read(CONF / "config.yaml")
     options = {
         group: option
@@ -91,12 +97,12 @@ def _composed(experiment: str | None, chosen: tuple[tuple[str, str], ...]) -> Di
             ((key, option),) = entry.items()
             options[str(key).removeprefix("override /")] = option
     for group, name in chosen:
-        if _file(group, name).is_file():
+        if _file(folders, group, name) is not None:
             options[group] = name
         elif group == "estimator":
-            del options[group]  # of somebody's own: the default one's settings are not meant for it
+            del options[group]  # one without a file: what the default's says is not meant for it
         # `explicit` is the rule of several schedules, so it chooses none of them.
-    parts = [_option(group, options[group]) for group in _CHOOSE if group in options]
+    parts = [_option(folders, group, options[group]) for group in _CHOOSE if group in options]
     merged = OmegaConf.merge(base, *parts, own)
     for group, name in chosen:
         OmegaConf.update(merged, _KEYS[_CHOOSE[group]], name)
@@ -104,15 +110,19 @@ def _composed(experiment: str | None, chosen: tuple[tuple[str, str], ...]) -> Di
     return merged
 
 
-def _option(group: str, name: str) -> Any:
-    path = _file(group, name)
+def _option(folders: tuple[Path, ...], group: str, name: str) -> Any:
+    path = _file(folders, group, name)
+    assert path is not None  # it is chosen where it was found, or by a file of `conf/`
     content = _read(path)
-    whole = re.search(r"^# @package _global_$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return content if whole else {group: content}
+    at_the_root = re.search(
+        r"^# @package _global_$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return content if at_the_root else {group: content}
 
 
-def _file(group: str, name: str) -> Path:
-    return CONF / group / f"{name}.yaml"
+def _file(folders: tuple[Path, ...], group: str, name: str) -> Path | None:
+    paths = (folder / group / f"{name}.yaml" for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read(path: Path) -> Any:

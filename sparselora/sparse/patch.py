@@ -1,4 +1,4 @@
-"""Makes a model sparse while it trains: checks it, builds its sparse blocks, hands them to a handle."""
+"""Make a model sparse while it trains: check it, build its sparse blocks, hand them to a handle."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

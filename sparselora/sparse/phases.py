@@ -1,4 +1,4 @@
-"""Which steps of a run are dense, and how far sparsity has risen in the others: pure, no torch."""
+"""Decide which steps of a run are dense, and how far sparsity has risen in the others: pure, no torch."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Phases:
-    """Which steps of a run are dense, and how far sparsity has risen in the others.
+    """Hold which steps of a run are dense, and how far sparsity has risen in the others.
 
     Steps count from 1. The first `dense_start` are dense, then `ramp` steps rise evenly to the full
     sparsity, and the last `dense_finish` are dense again.
@@ -22,7 +22,7 @@ class Phases:
     def of_ratios(
         cls, total_steps: int, warmup: float, rampup: float = 0.0, cooldown: float = 0.0
     ) -> Self:
-        """From shares of the steps, each rounded: floor(share · steps + 0.5)."""
+        """Return phases from shares of the steps, each rounded: floor(share · steps + 0.5)."""
         start, ramp, finish = (
             math.floor(share * total_steps + 0.5) for share in (warmup, rampup, cooldown)
         )
@@ -30,11 +30,11 @@ class Phases:
 
     @classmethod
     def all_dense(cls, total_steps: int) -> Self:
-        """Of plain LoRA."""
+        """Return the phases of plain LoRA."""
         return cls(total_steps, dense_start=total_steps)
 
     def share(self, step: int) -> float:
-        """0 in a dense step, 1 at the full sparsity, between the two while it rises."""
+        """Return 0 in a dense step, 1 at the full sparsity, between the two while it rises."""
         into = step - self.dense_start
         if into <= 0 or step > self.total_steps - self.dense_finish:
             return 0.0
@@ -42,10 +42,10 @@ class Phases:
 
     @property
     def sparse_steps(self) -> int:
-        """How many steps are not dense; 0 where the dense ones leave none."""
+        """Return how many steps are not dense; 0 where the dense ones leave none."""
         return max(self.total_steps - self.dense_start - self.dense_finish, 0)
 
     def shares(self, last: int | None = None) -> float:
-        """The sum of `share` up to step `last`, or over all: sparse steps, weighed by how sparse."""
+        """Return the sum of `share` up to step `last`, or over all: sparse steps, by how sparse."""
         last = self.total_steps if last is None else last
         return sum(self.share(step) for step in range(1, last + 1))

@@ -1,4 +1,4 @@
-"""How sparse each layer is, and from which step on: pure functions, no torch.
+"""Decide how sparse each layer is: pure functions, no torch.
 
 A layer's canonical name is `layer.N` in every architecture. A pattern names a layer when its dotted
 segments stand in the layer's name one after the other, whole: `layer.1` never names `layer.10`.
@@ -16,7 +16,7 @@ RULES = ("uniform", "ramp", "deeper", "explicit", "calibrated")
 
 
 def names_layer(pattern: str, layer_name: str) -> bool:
-    """Whether `pattern` names `layer_name`, comparing whole dotted segments."""
+    """Return whether `pattern` names `layer_name`, comparing whole dotted segments."""
     wanted, segments = pattern.split("."), layer_name.split(".")
     return any(
         segments[start : start + len(wanted)] == wanted
@@ -27,7 +27,7 @@ def names_layer(pattern: str, layer_name: str) -> bool:
 def get_layer_sparsity_ratio(
     layer_name: str, layer_sparsity: Mapping[str, float], default: float
 ) -> float:
-    """The sparsity of one layer, or `default` where no pattern names it.
+    """Return the sparsity of one layer, or `default` where no pattern names it.
 
     Args:
         layer_name: a dotted name that holds `layer.N`, such as `encoder.layer.3.output`.
@@ -49,7 +49,7 @@ def get_layer_sparsity_ratio(
 def named_layers(
     rule: str, num_layers: int, layer_sparsity: Mapping[str, float]
 ) -> dict[int, float]:
-    """Index of each layer that a pattern names → its sparsity.
+    """Return the index of each layer that a pattern names → its sparsity.
 
     Raises:
         UserError: a pattern names no layer, or two name the same one.
@@ -72,7 +72,7 @@ def named_layers(
 def layer_sparsities(
     rule: str, num_layers: int, ffn_sparsity: float, layer_sparsity: Mapping[str, float]
 ) -> list[float]:
-    """The sparsity of each layer, in order.
+    """Return the sparsity of each layer, in order.
 
     `uniform`: `ffn_sparsity` wherever no pattern says otherwise. `explicit`: every layer is named.
     `ramp`: rises with depth, see `ramp`; layers that are named stay fixed and the others keep the
@@ -105,7 +105,9 @@ def layer_sparsities(
 
 
 def ramp(num_layers: int, target: float, fixed: Mapping[int, float] | None = None) -> list[float]:
-    """Layer l of L gets `target · (0.5 + l / (L − 1))`; the mean over layers is exactly `target`.
+    """Return sparsities that rise with depth, whose mean over layers is exactly `target`.
+
+    Layer l of L gets `target · (0.5 + l / (L − 1))`.
 
     Values over 0.99 are capped, and what the cap takes off is spread evenly over the layers still
     below it, until nothing is over. `fixed` layers keep their value; the others are scaled so that
@@ -160,7 +162,7 @@ def _cap(values: list[float], free: Sequence[int]) -> list[float]:
 
 
 def kept_channels(sparsity: float, intermediate_size: int) -> int:
-    """How many of the f channels stay at a sparsity in [0, 1).
+    """Return how many of the f channels stay at a sparsity in [0, 1).
 
     Rounded to the nearest multiple of 16, which keeps matrix products on full vector registers,
     and to the nearest whole number where f < 512, since 16 channels would be too coarse there.

@@ -1,4 +1,4 @@
-"""What each layer's sparsity costs in the model's output: an error curve a layer, measured."""
+"""Measure what each layer's sparsity costs in the model's output: an error curve for each layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,17 +25,18 @@ def error_curves(
     levels: Sequence[float] = LEVELS,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[list[float]]:
-    """Relative squared error of the backbone's output with one layer sparse, the others dense.
+    """Measure the relative squared error of the backbone's output with one layer sparse at a time.
 
     Args:
         model: not sparse yet; left as it was.
         config: estimator and compensation; its sparsities are not looked at.
         calibration: moments, where the config needs them.
         batches: that the output is compared on; padding is left out.
+        levels: the sparsities at which each layer is measured.
         context: makes the context that a forward pass runs in, such as autocast.
 
     Returns:
-        A row a layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
+        A row for each layer: ‖sparse − dense‖² / ‖dense‖² at each level, made to rise with it.
     """
     probe = replace(
         config.of_ffn_alone(),
@@ -80,13 +81,13 @@ def error_curves(
 
 
 def calibrated_sparsities(config: SparsityConfig, curves: Sequence[Sequence[float]]) -> list[float]:
-    """The sparsity of each layer: as `layer_sparsity` names it, or else by the curves."""
+    """Return the sparsity of each layer: as `layer_sparsity` names it, or else by the curves."""
     fixed = named_layers(config.rule, len(curves), config.layer_sparsity)
     return allocate(curves, config.ffn_sparsity, fixed)
 
 
 def with_layers(config: SparsityConfig, sparsities: Sequence[float]) -> SparsityConfig:
-    """The same settings with every layer named."""
+    """Return the same settings with every layer named."""
     named = {f"layer.{index}": value for index, value in enumerate(sparsities)}
     return replace(config, rule="explicit", layer_sparsity=named)
 
@@ -97,6 +98,6 @@ def calibrated_config(
     calibration: Calibration,
     batches: Sequence[Mapping[str, Tensor]],
 ) -> SparsityConfig:
-    """A config whose rule is `calibrated` → one that `sparsify` takes, every layer named."""
+    """Return what `sparsify` takes for a config whose rule is `calibrated`: every layer named."""
     curves = error_curves(model, config, calibration, batches)
     return with_layers(config, calibrated_sparsities(config, curves))

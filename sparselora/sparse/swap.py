@@ -1,4 +1,4 @@
-"""A module's class with other methods before its own, set on that one module and taken off it again.
+"""Put other methods before a module's own, on that one module, and take them off again.
 
 What computes in place of a module of transformers' or PEFT's *is* that module, of a class derived from
 its own: wherever others move it, wrap it or copy it, it keeps its parameters, hooks, mode and name, and
@@ -12,23 +12,12 @@ from typing import Any
 from torch import nn
 
 HELD = "_sparselora_held"
-"""Where a module holds what it computes by."""
+"""The attribute by which a module has what it computes by."""
 _OWNERS = "_sparselora_owners"
-"""Where it holds who put what on."""
+"""The attribute that says who put what on."""
 _MIXED: dict[tuple[type, type[nn.Module]], type[nn.Module]] = {}
 _NUMBERS = itertools.count()
 _PREPARATIONS: list[Callable[[], None]] = []
-
-
-def is_bare(module: nn.Module) -> bool:
-    """Return whether a call of it is its class's forward alone: no hook, no forward of its own."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return "forward" not in module.__dict__ and not any(hooks)
 
 
 def new_owner() -> int:
@@ -89,7 +78,7 @@ def put_on(module: nn.Module, mixin: type, owner: int) -> None:
 
 
 def take_off(module: nn.Module, owner: int) -> list[type]:
-    """Undo each `put_on` of an owner's; → the mixins that nobody else holds there, which are gone."""
+    """Undo each `put_on` of an owner's; return the mixins that nobody else put there, which are gone."""
     owners: dict[type, list[int]] = module.__dict__.get(_OWNERS, {})
     gone = []
     for mixin, numbers in list(owners.items()):

@@ -1,4 +1,4 @@
-"""What a sparse model holds beside the model's own tensors."""
+"""Find the tensors in nested values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
-    """Every tensor in a tensor, a module, a dataclass, a mapping or a tuple of such."""
+    """Yield every tensor in a tensor, a module, a dataclass, a mapping or a tuple of such."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, nn.Module):

@@ -1,4 +1,4 @@
-"""Checks of single values: each raises a `UserError` with the key, the value and what is allowed."""
+"""Check single values: each raises a `UserError` with the key, the value and what is allowed."""
 
 import math
 

@@ -13,7 +13,7 @@ ADAPTER_FOLDER = "adapter"
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
-    """A copy of everything that trains, as PEFT names it."""
+    """Return a copy of everything that trains, as PEFT names it."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 

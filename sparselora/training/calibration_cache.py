@@ -37,7 +37,7 @@ CURVE_BATCHES = 2
 
 @dataclass(frozen=True)
 class Fitted:
-    """What calibration made of a run's settings."""
+    """Hold what calibration made of a run's settings."""
 
     config: SparsityConfig
     """With every layer named where the schedule is `calibrated`."""
@@ -58,7 +58,7 @@ def fit(
     batches: Callable[[], Sequence[Mapping[str, Tensor]]],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Fitted:
-    """Everything about a run's sparsity that is measured on the model, made or found in the cache.
+    """Measure on the model what a run's sparsity needs, or find it in the cache.
 
     Args:
         model: not sparse yet.

@@ -18,10 +18,10 @@ from sparselora.config.identity import outcome_settings
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.records.files import write_atomically
-from sparselora.records.record import RECORD_NAME, read_record
+from sparselora.records.record import COMPLETED, RECORD_NAME, read_record
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.training.adapters import adapter_state, load_adapter_state
-from sparselora.training.loop import Stepper
+from sparselora.training.stepper import Stepper
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -54,14 +54,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
-    """What `save_checkpoint` left in the folder of a run with the same settings.
+    """Load what `save_checkpoint` left in the folder of a run with the same settings.
 
     Raises:
         UserError: there is none, it cannot be read, or the settings are others.
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
-        ended = (read_record(folder) or {}).get("status") == "completed"
+        stopped = read_record(folder)
+        ended = stopped is not None and stopped.status == COMPLETED
         why = "that run is complete" if ended else f"holds no {CHECKPOINT_NAME}"
         raise UserError(
             f"train.resume={folder}: {why}; the folder of a run that was stopped, and had "
@@ -72,7 +73,7 @@ def load_checkpoint(folder: Path, run: RunConfig) -> dict[str, Any]:
         raise UserError(f"train.resume={folder}: its {RECORD_NAME} cannot be read")
     asked, held = (
         {key: value for key, value in outcome_settings(config).items() if value != {}}
-        for config in (run.to_dict(), filled(record["config"]))
+        for config in (run.to_dict(), filled(record.config))
     )
     for key in sorted({*asked, *held}):
         if asked.get(key) != held.get(key):

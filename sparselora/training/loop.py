@@ -1,34 +1,25 @@
 """The training loop: a row for each optimizer step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from transformers import get_linear_schedule_with_warmup
+from torch import Tensor
 
 from sparselora.errors import TrainingError
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.timer import StepTimer
-from sparselora.sparse.channels.tokens import IGNORED, output_tokens
-from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.patch import SparsityHandle
 from sparselora.sparse.phases import Phases
-
-if TYPE_CHECKING:
-    from sparselora.config.groups import TrainConfig
+from sparselora.training.stepper import Stepper, head_positions, to_device, tokens_kept_dense
 
 READ_EVERY = 10
 """Steps between reads from a CUDA device: each read waits for it."""
 
 
-Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
-
-
 @dataclass(frozen=True)
 class StepRow:
-    """What one optimizer step was: a row of `metrics.csv`."""
+    """Describe one optimizer step: a row of `metrics.csv`."""
 
     step: int
     """From 1."""
@@ -54,7 +45,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Which steps run dense, and when rows must be up to date."""
+    """Say which steps run dense, and when rows must be up to date."""
 
     phases: Phases
     eval_every: int | None
@@ -62,84 +53,21 @@ class StepPlan:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps."""
+        """Return the number of optimizer steps."""
         return self.phases.total_steps
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether the weights after this step are evaluated; after the last they always are."""
+        """Return whether the weights after this step are evaluated; after the last they always are."""
         due = self.eval_every is not None and step % self.eval_every == 0
         return due or step == self.total_steps
 
     def keeps_after(self, step: int) -> bool:
-        """Whether the state after this step goes to disk."""
+        """Return whether the state after this step goes to disk."""
         return self.checkpoint_every is not None and step % self.checkpoint_every == 0
 
     def pauses_after(self, step: int) -> bool:
-        """Whether the weights after this step are looked at before the next one."""
+        """Return whether the weights after this step are looked at before the next one."""
         return self.evaluates_after(step) or self.keeps_after(step)
-
-
-def make_optimizer(
-    model: nn.Module, train: "TrainConfig", total_steps: int
-) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW over what trains, and a linear schedule with warm-up."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
-    warmup = round(train.lr_warmup_ratio * total_steps)
-    return optimizer, get_linear_schedule_with_warmup(optimizer, warmup, total_steps)
-
-
-def autocast(train: "TrainConfig", device: torch.device) -> torch.autocast:
-    """The context that a forward pass runs in: bfloat16 under `train.precision=bf16`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=train.precision.name == "bf16")
-
-
-class Stepper:
-    """Does optimizer steps on one model: the same code trains and is timed.
-
-    Args:
-        model: with what trains marked so.
-        train: batch, optimizer and precision settings.
-        total_steps: of the learning-rate schedule.
-        device: that the model is on.
-        loss: (model, batch) → its loss; None: as the model gives it.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        train: "TrainConfig",
-        total_steps: int,
-        device: torch.device,
-        loss: Loss | None = None,
-    ) -> None:
-        self.model, self.train, self.device = model, train, device
-        self.loss = loss or _own_loss
-        self.optimizer, self.scheduler = make_optimizer(model, train, total_steps)
-        self.parameters = [
-            parameter for group in self.optimizer.param_groups for parameter in group["params"]
-        ]
-
-    def step(self, micro_batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, StepTimer]:
-        """One step over batches that are on the device: (loss, gradient norm, its timer)."""
-        counts = [_losses(batch["labels"]) for batch in micro_batches]
-        self.model.train()
-        timer = StepTimer(self.device)
-        timer.start()
-        loss_sum: Tensor = torch.zeros((), device=self.device)
-        for batch, count in zip(micro_batches, counts, strict=True):
-            with autocast(self.train, self.device):
-                loss = self.loss(self.model, batch) * (count / sum(counts))
-            loss.backward()
-            loss_sum = loss_sum + loss.detach()
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        timer.stop()
-        return loss_sum, grad_norm, timer
 
 
 def train_steps(
@@ -150,7 +78,7 @@ def train_steps(
     lock: DeviceLock,
     done: int = 0,
 ) -> Iterator[StepRow]:
-    """Train the stepper's model for `plan.total_steps`, yielding a row a step.
+    """Train the stepper's model for `plan.total_steps`, and yield a row for each step.
 
     Each step holds `lock` shared and lets it go again, so that a job that times can stop the others.
     Rows may come late, in groups, on a CUDA device; where `plan.pauses_after` a step, its row
@@ -205,34 +133,3 @@ def train_steps(
                     number, name, value, rate, float(norm), *counts, stopped.milliseconds()
                 )
             pending.clear()
-
-
-def tokens_kept_dense(batch: Mapping[str, Tensor], config: SparsityConfig) -> int:
-    """How many of a batch's positions every channel is computed for, in a sparse step."""
-    if config.tokens == "all":
-        return 0
-    dense, _ = output_tokens(batch["labels"], batch["attention_mask"], config.sink_tokens)
-    return int(dense.sum())
-
-
-def head_positions(batch: Mapping[str, Tensor]) -> int:
-    """How many positions of a batch say a labelled token in any row, times its rows."""
-    labels = batch["labels"]
-    if labels.dim() == 1:
-        return 0
-    return len(labels) * int((labels[:, 1:] != IGNORED).any(0).sum())
-
-
-def _own_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    loss: Tensor = model(**batch).loss
-    return loss
-
-
-def _losses(labels: Tensor) -> int | Tensor:
-    """How many losses a batch's mean is of: an example each, or a token of a completion each."""
-    return len(labels) if labels.dim() == 1 else (labels[:, 1:] != IGNORED).sum()
-
-
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch, every tensor of it on the device."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -21,7 +21,7 @@ def test_a_call_is_the_run_of_the_command(
     called = [sparselora.fine_tune(overrides, tmp_path / name) for name in ("one", "two")]
     for record in called:
         on_disk = json.loads((record.folder / "record.json").read_text())
-        assert on_disk == record.content
+        assert on_disk == json.loads(json.dumps(record.content.to_dict()))
         assert on_disk["status"] == "completed"
         for key in (
             "label",
@@ -79,8 +79,8 @@ def test_options_of_ones_own(tiny_overrides: list[str], tmp_path: Path) -> None:
         tmp_path / "run",
         config_folder=tmp_path / "conf",
     )
-    assert record.content["config"]["ffn_sparsity"] == 0.4
-    flags = record.content["config_flags"]
+    assert record.content.config["ffn_sparsity"] == 0.4
+    flags = record.content.config_flags
     assert flags == ["--config-dir", str((tmp_path / "conf").resolve())]
 
 

@@ -18,9 +18,11 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
-from sparselora.runs import fine_tune as finetune_module
-from sparselora.training import loop as train_module
+from sparselora.runs import timing as timing_module
+from sparselora.runs.job import run_job
+from sparselora.training import stepper as train_module
 from tests.conftest import Outcome
+from tests.runs.composed import composed
 
 Invoke = Callable[..., Outcome]
 
@@ -263,7 +265,7 @@ def test_a_timing_that_fails_leaves_the_run_completed(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(finetune_module, "measure", fail)
+    monkeypatch.setattr(timing_module, "measure", fail)
     kept = [line for line in tiny_overrides if not line.startswith("measure.timing")]
     outcome = invoke(*kept, "svd_rank=3")
     assert outcome.code == (130 if isinstance(error, KeyboardInterrupt) else 0)
@@ -374,3 +376,54 @@ def test_random_weights_in_four_bits(invoke: Invoke, tiny_overrides: list[str]) 
         *("train.max_steps=2", "measure.eval_every=null", "ffn_sparsity=0.5"),
     )
     assert outcome.code == 0, outcome.err
+
+
+def test_test_metrics_are_those_of_the_best_adapter(
+    invoke: Invoke, tiny_overrides: list[str]
+) -> None:
+    # A learning rate that wrecks the model after a good start makes best and last differ.
+    outcome = invoke(
+        *tiny_overrides,
+        "svd_rank=3",
+        "measure.test=true",
+        "train.learning_rate=0.05",
+        "measure.eval_every=1",
+        "seed=5",
+    )
+    assert outcome.code == 0, outcome.err
+    (folder,) = (outcome.folder / "outputs" / "runs").iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    best = record["metrics"]["best_validation"]["step"]
+    if best == 10:
+        pytest.fail("best and last are the same step; choose another seed")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    test = predictions[predictions["split"] == "test"]
+    assert set(test["step"]) == {best}
+    lines = pd.read_csv(Path(record["config"]["data"]["path"]))
+    logits = {}
+    for name in ("best", "last"):
+        adapter = folder / "adapter" / name
+        model = AutoPeftModelForSequenceClassification.from_pretrained(adapter, num_labels=2).eval()
+        tokenizer = AutoTokenizer.from_pretrained(adapter)
+        text = lines.loc[int(test["example_id"].iloc[0].split(":")[1]), "sentence"]
+        logits[name] = model(**tokenizer(text, return_tensors="pt")).logits[0].detach()
+    recorded = torch.tensor(test["logits"].iloc[0])
+    torch.testing.assert_close(logits["best"], recorded, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(logits["last"], recorded, atol=1e-3)
+
+
+def test_a_full_disk_leaves_what_was_reached(
+    tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sparselora.runs.keeper.save_adapter", fail)
+    run, sparsities = composed([*tiny_overrides, "svd_rank=3"])
+    with pytest.raises(OSError, match="No space left"):
+        run_job(run, sparsities, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["status"] == "failed"
+    assert "No space left on device" in record["error"]
+    assert record["steps"]["dense"] + record["steps"]["sparse"] == 5
+    assert record["metrics"]["validation"]["step"] == 5

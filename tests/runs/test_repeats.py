@@ -1,22 +1,29 @@
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 
+from sparselora.records.record import RunRecord
+from sparselora.records.sections import RunContent
+from sparselora.records.typed import read
 from sparselora.runs.repeats import clearly_dominated, read_repeats, run_repeats, write_front
 from tests.conftest import Outcome
 
 
-def record(accuracy: float, reference: float = 100.0, high: float = 1.25) -> dict[str, Any]:
-    return {
+def record(accuracy: float, reference: float = 100.0, high: float = 1.25) -> RunContent:
+    content = {
         "metrics": {"validation": {"accuracy": accuracy}},
         "data": {"rows": {"validation": 900}},
         "timing": {"speedup_high": high},
         "dense_reference_ms": reference,
     }
+    found = read(RunContent, content)
+    assert found is not None
+    return found
 
 
 def test_dominated_is_only_what_surely_is() -> None:
@@ -27,15 +34,17 @@ def test_dominated_is_only_what_surely_is() -> None:
     assert not clearly_dominated(two, [(0.75, 81.0)])
     assert not clearly_dominated(two, [(0.735, 10.0), (0.9, 90.0)])
     assert not clearly_dominated(two, [])
-    assert not clearly_dominated([record(0.7), record(0.7) | {"timing": None}], [(0.9, 1.0)])
+    assert not clearly_dominated([record(0.7), replace(record(0.7), timing=None)], [(0.9, 1.0)])
 
 
 def run(folder: Path, seeds: list[int], sweep: Path | None = None, fails_at: int = 0) -> list[Any]:
-    def one(seed: int, child: Path) -> Mapping[str, Any]:
+    def one(seed: int, child: Path) -> RunRecord:
         assert child.name == f"seed_{seed}"
         if seed == fails_at:
             raise RuntimeError("lost")
-        return record(0.7)
+        done = RunRecord(child, RunContent())
+        done.content = record(0.7)
+        return done
 
     return run_repeats(seeds, folder, one, sweep)
 
@@ -45,8 +54,8 @@ def test_a_hopeless_setting_stops_after_two_seeds(tmp_path: Path) -> None:
     assert len(run(tmp_path / "a", [5, 6, 7], tmp_path)) == 2
     left = read_repeats(tmp_path / "a")
     assert left is not None
-    assert (left["status"], left["done"], left["seeds"]) == ("completed", [5, 6], [5, 6, 7])
-    assert "better in accuracy and in ms/step" in left["stopped"]
+    assert (left.status, left.done, left.seeds) == ("completed", [5, 6], [5, 6, 7])
+    assert "better in accuracy and in ms/step" in (left.stopped or "")
     assert len(run(tmp_path / "b", [5, 6, 7])) == 3
 
 
@@ -55,7 +64,7 @@ def test_what_was_done_stands_there_after_a_failure(tmp_path: Path) -> None:
         run(tmp_path, [1, 2, 3], fails_at=2)
     left = read_repeats(tmp_path)
     assert left is not None
-    assert (left["status"], left["done"], left["error"]) == ("failed", [1], "RuntimeError: lost")
+    assert (left.status, left.done, left.error) == ("failed", [1], "RuntimeError: lost")
 
 
 def test_a_run_over_seeds_is_the_runs_of_each(
@@ -76,7 +85,8 @@ def test_a_run_over_seeds_is_the_runs_of_each(
 def test_a_search_over_seeds_tells_means(
     invoke: Callable[..., Outcome], tiny_overrides: list[str]
 ) -> None:
-    from tests.search.test_search import SEARCH, trials
+    from tests.search.conftest import SEARCH
+    from tests.search.test_search import trials
 
     own = {item.split("=")[0] for item in SEARCH}
     rest = [item for item in tiny_overrides if item.split("=")[0] not in own]

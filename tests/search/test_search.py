@@ -10,26 +10,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from sparselora.config.identity import content_hash
-from sparselora.runs import fine_tune as finetune
+from sparselora.runs import setup
 from sparselora.search import search as search_module
 from sparselora.search.study.attributes import DUPLICATE_OF, ENDED, LABEL, REASON
 from sparselora.search.study.known import known_by
 from tests.conftest import Outcome
-
-SEARCH = [
-    "-m",
-    "+sweep=tradeoff",
-    "hydra.sweeper.objectives=[accuracy,gflops_per_step]",
-    "train.max_steps=4",
-    "measure.eval_every=null",
-    "calibration.batches=1",
-]
-
-
-@pytest.fixture
-def searching(tiny_overrides: list[str]) -> list[str]:
-    own = {item.split("=")[0] for item in SEARCH}
-    return [*SEARCH, *(item for item in tiny_overrides if item.split("=")[0] not in own)]
 
 
 def trials(folder: Path, name: str = "tradeoff") -> list[FrozenTrial]:
@@ -66,7 +51,7 @@ def test_ctrl_c_loses_nothing_but_the_run_and_the_same_command_goes_on(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = invoke(*searching, "hydra.sweeper.n_trials=6", "hydra.sweeper.study_name=straight")
-    original, calls = finetune.load_model, []
+    original, calls = setup.load_model, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
@@ -74,7 +59,7 @@ def test_ctrl_c_loses_nothing_but_the_run_and_the_same_command_goes_on(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(finetune, "load_model", interrupted)
+    monkeypatch.setattr(setup, "load_model", interrupted)
     codes = [invoke(*searching, "hydra.sweeper.n_trials=6").code for _ in range(3)]
     assert codes == [130, 130, 0]
     found = trials(straight.folder)
@@ -107,7 +92,7 @@ def test_a_search_stopped_between_two_draws_of_a_trial_draws_what_it_would_have(
 def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = finetune.load_model, []
+    original, calls = setup.load_model, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -115,7 +100,7 @@ def test_a_run_that_fails_has_its_reason_and_the_search_goes_on(
             raise MemoryError("CUDA out of memory")
         return original(*arguments)
 
-    monkeypatch.setattr(finetune, "load_model", failing)
+    monkeypatch.setattr(setup, "load_model", failing)
     outcome = invoke(*searching, "hydra.sweeper.n_trials=5")
     assert outcome.code == 0
     found = trials(outcome.folder)
@@ -170,7 +155,7 @@ def test_a_full_disk_is_a_line_and_the_trial_is_begun_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "load_model", full)
+        patched.setattr(setup, "load_model", full)
         outcome = invoke(*searching, "hydra.sweeper.n_trials=1")
     assert outcome.code == 2
     assert "No space left on device; make room: the same command goes on" in outcome.message[-1]
@@ -252,43 +237,6 @@ def test_a_study_is_never_mixed_with_another(
     assert outcome.code == 2
     assert message in outcome.message[-1]
     assert len(outcome.records()) == 2
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (
-            ["hydra.sweeper.objectives=[accuracy,ms_per_step]"],
-            "measure.timing=none: the search's obj",
-        ),
-        (
-            ["hydra.sweeper.objectives=[speed]"],
-            "hydra.sweeper.objectives: 'speed': some of accuracy",
-        ),
-        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: a finite number of at least 1"),
-        (["hydra.sweeper.n_jobs=2"], "hydra.sweeper.n_jobs=2: without effect"),
-        (["hydra/launcher=parallel"], "hydra/launcher=parallel: without effect with"),
-        (["hydra.sweeper.named=[nope]"], "experiment=nope: unknown; one of best, dense,"),
-        (["hydra.sweeper.seeds=3"], "hydra.sweeper.seeds: unknown key"),
-        (["hydra/sweeper/sampler=nope"], "hydra/sweeper/sampler=nope: unknown; one of"),
-        (["hydra.sweeper.sampler.seed=3"], "hydra.sweeper.sampler.seed=3: without effect"),
-        (["hydra/sweeper/sampler=gp"], "hydra/sweeper/sampler=gp: it models just"),
-        (["compensation.rank=2,4", "compensation=none"], "compensation.rank=2: without effect"),
-        (["ffn_sparsity=0.5,1.5"], "ffn_sparsity=1.5: a sparsity"),
-        (["svd_rank=4,999"], "svd_rank=999: this model's lin1"),
-        (["no_such_key=1,2"], "no_such_key: unknown"),
-        (["hydra.sweeper.storage=oracle://x"], "hydra.sweeper.storage=oracle://x: "),
-        (["hydra.sweeper.max_drop=1", "hydra.sweeper.named=[]"], "hydra.sweeper.max_drop=1"),
-    ],
-)
-def test_a_bad_search_is_one_line_and_trains_nothing(
-    invoke: Callable[..., Outcome], searching: list[str], extra: list[str], message: str
-) -> None:
-    own = {item.split("=")[0] for item in extra}
-    outcome = invoke(*(item for item in searching if item.split("=")[0] not in own), *extra)
-    assert outcome.code == 2, outcome.err
-    assert f"error: {message}" in "\n".join(outcome.message)
-    assert outcome.records() == []
 
 
 def test_a_grid_is_walked_once(

@@ -1,5 +1,6 @@
 """Three processes, one study on a PostgreSQL server, which is started here for the test."""
 
+import json
 import os
 import pwd
 import shutil
@@ -14,9 +15,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sparselora.records.record import read_record
 from sparselora.search.study.attributes import ENDED, FOLDER, NAMED
-from tests.search.test_search import SEARCH
+from tests.search.conftest import SEARCH
 
 WORKERS, TRIALS = 3, 10
 
@@ -113,8 +113,7 @@ def test_three_processes_share_one_study(
     references, folders = set(), set()
     for trial in trials:
         folder = Path(trial.user_attrs[FOLDER])
-        record = read_record(folder)
-        assert record is not None
+        record = json.loads((folder / "record.json").read_text())
         assert record["status"] == "completed"
         accuracy, ms_per_step = trial.values
         assert accuracy == record["metrics"]["validation"]["accuracy"]

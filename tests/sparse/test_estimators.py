@@ -13,7 +13,7 @@ from sparselora.config.checks import parse_config
 from sparselora.config.schema import register_schema
 from sparselora.errors import UserError, WithoutEffectError
 from sparselora.paths import CONF
-from sparselora.sparse import estimators
+from sparselora.sparse import estimators, named_settings
 from sparselora.sparse.backbone.attention import Attention
 from sparselora.sparse.backbone.ffn import FFNBlock
 from sparselora.sparse.channels.attention_estimators import FixedNorms, build_norms
@@ -128,6 +128,22 @@ def test_what_is_not_given_is_no_other_estimators() -> None:
         None,
     )
     assert config.ffn_sparsity == SparsityConfig().ffn_sparsity
+
+
+def test_a_plugins_file_is_read_as_the_command_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named_settings, "CONFIG_FOLDERS", folders := list[Path]())
+    register_estimator("mine", mine)
+    assert SparsityConfig(estimator="mine").estimator_every == 1
+    (tmp_path / "estimator").mkdir()
+    (tmp_path / "estimator" / "mine.yaml").write_text(
+        "# @package _global_\nestimator:\n  name: mine\n  tokens: 17\n  every: 5\nsvd_rank: null\n"
+    )
+    folders.append(tmp_path)
+    config = SparsityConfig(estimator="mine")
+    assert (config.estimator_tokens, config.estimator_every) == (17, 5)
+    assert SparsityConfig(estimator="svd").estimator_every == 1
 
 
 def test_a_rank_is_asked_for_where_it_has_one() -> None:

@@ -1,51 +1,22 @@
 import copy
 import pickle
 from dataclasses import replace
-from functools import partial
 
 import peft
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels import selector, state
 from sparselora.sparse.channels.calibration import calibrate
 from sparselora.sparse.swap import HELD, sharing
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 
 CONFIG = plain(svd_rank=3, ffn_sparsity=0.6)
-
-
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_remove_is_an_exact_inverse(model_type: str) -> None:
-    # An earlier implementation patched PEFT's classes process-wide and never restored them.
-    model = tiny_model(model_type)
-    forwards = {
-        kind: kind.forward
-        for kind in (nn.Linear, peft.tuners.lora.Linear, nn.Module, transformers.BertModel)
-    }
-    modules = dict(model.named_modules())
-    strides = {name: p.stride() for name, p in model.named_parameters()}
-    batch = tiny_batch()
-    before = model(**batch).logits
-    handle = sparsify(model, CONFIG)
-    assert not torch.equal(model(**batch).logits, before)
-    handle.remove()
-    handle.remove()
-    after = dict(model.named_modules())
-    assert after.keys() == modules.keys()
-    assert all(after[name] is module for name, module in modules.items())
-    assert strides == {name: p.stride() for name, p in model.named_parameters()}
-    assert torch.equal(model(**batch).logits, before)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    assert all(kind.forward is forward for kind, forward in forwards.items())
-    with pytest.raises(RuntimeError, match="sparsify"):
-        handle.enable()
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -96,26 +67,6 @@ def test_padding_does_not_change_the_choice() -> None:
             model(**inputs)
             choices.append([ffn.chosen.tolist() for ffn in handle._sparse.values()])
         assert choices[0] == choices[1]
-
-
-def test_report_counts_in_the_step() -> None:
-    model = tiny_model("bert")
-    handle = sparsify(
-        model,
-        plain(svd_rank=3, ffn_sparsity=0.6, layer_sparsity={"layer.0": 0.0}),
-    )
-    assert handle.report()[1].realised_sparsity is None
-    for _ in range(3):
-        model(**tiny_batch())
-    rows = handle.report()
-    assert [row.name for row in rows] == ["layer.0", "layer.1", "layer.2"]
-    assert [row.kept for row in rows] == [37, 15, 15]
-    assert rows[0].realised_sparsity == 0.0
-    assert rows[1].realised_sparsity == pytest.approx(1 - 15 / 37)
-    # A call that computed another width would show in the count.
-    handle._sparse["layer.1"].kept = 37
-    model(**tiny_batch())
-    assert handle.report()[1].realised_sparsity == pytest.approx(1 - (3 * 15 + 37) / (4 * 37))
 
 
 def test_a_dense_layer_is_left_untouched() -> None:
@@ -172,7 +123,7 @@ def test_what_cannot_be_sliced_is_refused() -> None:
 
 def test_unknown_architecture_lists_the_known() -> None:
     config = transformers.BloomConfig(hidden_size=8, n_head=2, n_layer=1, vocab_size=20)
-    with pytest.raises(UserError, match=r"'bloom'.*bert, camembert.*llama.*ARCHITECTURES"):
+    with pytest.raises(UserError, match=r"'bloom'.*bert, camembert.*llama.*register_architecture"):
         sparsify(transformers.BloomForSequenceClassification(config), CONFIG)
 
 
@@ -206,17 +157,6 @@ def test_a_deep_copy_has_a_batch_of_its_own(model_type: str) -> None:
         torch.testing.assert_close(clone(**batch).logits, model(**batch).logits)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_one_stand_in_in_evaluation_mode_takes_the_block_along(model_type: str) -> None:
-    model = tiny_model(model_type)
-    sparsify(model, CONFIG)
-    for module in model.modules():
-        if "SparseOutput" in type(module).__name__:
-            module.eval()
-    expected = tiny_model(model_type)(**tiny_batch()).logits
-    torch.testing.assert_close(model(**tiny_batch()).logits, expected)
-
-
 def test_checkpointing_after_a_dense_start() -> None:
     # Dense forward passes were counted as ones that a backward pass was still due for.
     model = tiny_model("bert", dropout=0.1)
@@ -246,16 +186,6 @@ def test_evaluation_in_between_does_not_shift_a_kept_choice() -> None:
                 model(**tiny_batch())
         choices.append(chosen)
     assert choices[0] == choices[1]
-
-
-def test_replicas_of_data_parallel_are_refused() -> None:
-    # They share one state and the first device's weights.
-    model = tiny_model("bert")
-    sparsify(model, CONFIG)
-    lin2 = model.get_base_model().bert.encoder.layer[0].output.dense
-    replica = lin2._replicate_for_data_parallel()
-    with pytest.raises(UserError, match="torchrun"):
-        replica(torch.zeros(1, 24))
 
 
 def test_calibration_of_another_model() -> None:
@@ -291,64 +221,9 @@ def test_peft_finds_adapters_of_a_sparse_ffn(model_type: str) -> None:
     assert handle.sparse_blocks["layer.0"].calls == 2
 
 
-def test_a_module_with_a_forward_of_its_own_is_refused() -> None:
-    """accelerate hooks the modules that it places: the stand-in's was hidden, lin2(lin1(x)) left."""
-    model = tiny_model("bert")
-    lin1 = model.get_submodule("base_model.model.bert.encoder.layer.1.intermediate.dense")
-    lin1.forward = partial(type(lin1).forward, lin1)
-    modules = list(model.modules())
-    with pytest.raises(UserError, match=r"layer.1.intermediate.dense has a forward of its own"):
-        sparsify(model, CONFIG)
-    assert modules == list(model.modules())
-
-
 def test_a_sparse_model_is_pickled_whole() -> None:
     model = tiny_model("llama")
     sparsify(model, replace(CONFIG, qk_sparsity=0.5, vo_sparsity=0.5))
     again = pickle.loads(pickle.dumps(model))
     assert [type(module) for module in again.modules()] == [type(m) for m in model.modules()]
     torch.testing.assert_close(again(**tiny_batch()).logits, model(**tiny_batch()).logits)
-
-
-def test_remove_leaves_what_was_put_there_since() -> None:
-    """After `merge_and_unload` it brought the adapters back, beside weights that held them already."""
-    model = tiny_model("bert")
-    handle = sparsify(model, replace(CONFIG, qk_sparsity=0.5, vo_sparsity=0.5))
-    merged = model.merge_and_unload().eval()
-    expected = merged(**tiny_batch()).logits
-    handle.remove()
-    assert not any("lora" in name for name, _ in merged.named_modules())
-    torch.testing.assert_close(merged(**tiny_batch()).logits, expected)
-
-
-def test_a_deep_copy_with_its_handle_is_taken_back_in_the_mode_it_is_in() -> None:
-    model = tiny_model("bert", dropout=0.5)
-    clone, handle = copy.deepcopy((model, sparsify(model, CONFIG)))
-    clone.eval()
-    handle.remove()
-    assert not any(module.training for module in clone.modules())
-
-
-def test_tokens_to_score_are_found_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = []
-
-    def noted(hidden_states: Tensor, mask: Tensor, tokens: int) -> selector.Positions:
-        masks.append(mask)
-        return selector.positions_to_sample(hidden_states, mask, tokens)
-
-    monkeypatch.setattr(state, "positions_to_sample", noted)
-    model = tiny_model("bert")
-    config = plain(
-        svd_rank=2, ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5, estimator_tokens=8
-    )
-    handle = sparsify(model, config)
-    batch = tiny_batch()
-    other = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
-    for each in (batch, other):
-        model(**each).loss.backward()
-    # The last FFN is of first tokens, whatever the mask says of them.
-    assert len(masks) == 4
-    for index, each in enumerate((batch, other)):
-        assert torch.equal(masks[2 * index], each["attention_mask"])
-        assert masks[2 * index + 1] is None
-    handle.remove()

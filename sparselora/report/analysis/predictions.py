@@ -1,4 +1,4 @@
-"""Which examples each run of a comparison predicted correctly, and which runs cannot tell."""
+"""Predictions of runs, example by example, and the reason where they cannot be used."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The rows of a comparison: what is said of a setting, from its runs."""
+"""The rows of a comparison: the figures of each setting, from its runs."""
 
 import shlex
 from typing import Any
@@ -51,7 +51,7 @@ SETTING_COLUMNS = {
 
 
 def figures(runs: pd.DataFrame, reference_ms: float | None) -> dict[str, Any]:
-    """Return what one setting's row says without a look at other settings.
+    """Return the figures of one setting's row that need no look at other settings.
 
     Args:
         runs: of the setting, which differ in their seed alone.

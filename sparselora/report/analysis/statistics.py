@@ -66,7 +66,7 @@ class Bootstrap:
         self._examples_drawn = self._group_draws @ np.bincount(self._group_of)
 
     def fits(self, predictions: Predictions) -> bool:
-        """Return whether they are predictions on this split's examples."""
+        """Return whether predictions are on the examples of this split."""
         return np.array_equal(predictions.examples, self._examples)
 
     def mean(self, runs: Sequence[Predictions]) -> Estimate:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.statistics import MIN_SEEDS
 
@@ -65,10 +66,10 @@ def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
         return "no seed has both a sparse run and a run of plain LoRA"
     open_ones = by_loss[~(by_loss["delta_high"] < -max_drop)]
     if open_ones.empty:
+        ends = (-least[name] for name in ("delta_points", "delta_high", "delta_low"))
         return (
             f"each faster setting is shown to lose more; the least, {least['setting']}, loses "
-            f"{-least['delta_points']:.2f} points ({-least['delta_high']:.2f} to "
-            f"{-least['delta_low']:.2f})"
+            f"{formats.with_interval(*ends, form='{:.2f}', unit=' points')}"
         )
     # The fastest that is good enough on average; where none is, the one that comes nearest.
     hopeful = open_ones[open_ones["delta_points"] > -max_drop]
@@ -87,7 +88,8 @@ def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
             f"seed{'s' * (seeds != 1)}; {why}"
         )
     more = more_seeds(gap, row["delta_low"], seeds, max_drop) if len(hopeful) else None
-    interval = f"{gap:+.2f} points ({row['delta_low']:+.2f} to {row['delta_high']:+.2f})"
+    ends = (row[key] for key in ("delta_points", "delta_low", "delta_high"))
+    found = formats.with_interval(*ends, form="{:+.2f}", unit=" points")
     advice = (
         f"about {more} more seeds would settle it, were all the spread between seeds"
         if more is not None
@@ -95,7 +97,7 @@ def _why_thin(faster: pd.DataFrame, max_drop: float) -> str:
         if len(hopeful)
         else f"that is over {max_drop:g} on average, though not by its whole interval"
     )
-    return f"the data is too thin: {name} comes out {interval} on {seeds} seeds; {advice}"
+    return f"the data is too thin: {name} comes out {found} on {seeds} seeds; {advice}"
 
 
 def more_seeds(gap: float, low: float, seeds: int, max_drop: float) -> int | None:
@@ -114,7 +116,7 @@ def more_seeds(gap: float, low: float, seeds: int, max_drop: float) -> int | Non
 
 
 def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
-    """Return the verdict in a sentence."""
+    """Return the verdict on a comparison, in a sentence."""
     found = recommend(comparison, max_drop)
     if found.row is not None:
         return describe(found.row)
@@ -131,13 +133,13 @@ def headline(comparison: Comparison, max_drop: float = MAX_DROP) -> str:
 
 def describe(row: dict[Any, Any]) -> str:
     """Describe a setting: speed-up, accuracy against plain LoRA, share of the bound, whole run."""
-    text = f"{row['setting']}: {row['speedup']:.2f} × the speed of stock LoRA"
-    text += f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    ends = (row[name] for name in ("speedup", "speedup_low", "speedup_high"))
+    speedup = formats.with_interval(*ends, form="{:.2f}", unit=" × the speed of stock LoRA")
+    text = f"{row['setting']}: {speedup}"
     if not pd.isna(row["delta_points"]):
         seeds = int(row["paired_seeds"])
-        text += f", {row['delta_points']:+.2f} points"
-        if not pd.isna(row["delta_low"]):
-            text += f" ({row['delta_low']:+.2f} to {row['delta_high']:+.2f})"
+        ends = (row[name] for name in ("delta_points", "delta_low", "delta_high"))
+        text += f", {formats.with_interval(*ends, form='{:+.2f}', unit=' points')}"
         text += f" on {seeds} seed{'s' * (seeds != 1)}"
         if pd.isna(row["delta_low"]):
             text += ", too few for a claim" if seeds < MIN_SEEDS else f", {NO_PREDICTIONS}"

@@ -15,12 +15,12 @@ _SMOOTHED_STEPS = 20
 
 
 def accuracy_by_step(comparison: Comparison) -> Drawn | None:
-    """Draw validation accuracy by step, one run a setting; rules mark where sparsity goes on or off."""
+    """Draw validation accuracy by step, of one run of each setting, and where sparsity goes on or off."""
     return _curves(comparison, "accuracy", ACCURACY)
 
 
 def loss_by_step(comparison: Comparison) -> Drawn | None:
-    """Draw training loss by step, smoothed, one run a setting, and where sparsity goes on or off."""
+    """Draw smoothed training loss by step, of one run of each setting, and where sparsity switches."""
     return _curves(comparison, "loss", f"training loss, nats (mean of {_SMOOTHED_STEPS} steps)")
 
 

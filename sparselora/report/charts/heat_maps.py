@@ -3,6 +3,7 @@
 import altair as alt
 import pandas as pd
 
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.charts.style import ACCURACY, Drawn, dicts
 
@@ -12,7 +13,7 @@ _AXES = ["svd_rank", "ffn_sparsity"]
 
 
 def sparsity_by_layer(comparison: Comparison) -> Drawn | None:
-    """Draw the realised sparsity of each layer, a row a setting."""
+    """Draw the realised sparsity of each layer, a row for each setting."""
     rows = []
     names = comparison.table.set_index("config")["setting"]
     last = comparison.runs[["setting", "layers"]].drop_duplicates("setting", keep="last")
@@ -47,7 +48,7 @@ def accuracy_by_rank_and_sparsity(comparison: Comparison) -> Drawn | None:
 
 def speedup_by_rank_and_sparsity(comparison: Comparison) -> Drawn | None:
     """Draw the speed-up over `svd_rank` and `ffn_sparsity`."""
-    return _grid(comparison, "speedup", "× stock LoRA", ".2f")
+    return _grid(comparison, "speedup", formats.SPEEDUP, ".2f")
 
 
 def _grid(

@@ -3,6 +3,7 @@
 import altair as alt
 import pandas as pd
 
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.charts.style import ACCURACY, PALETTE, Drawn
 
@@ -39,11 +40,11 @@ def accuracy_by_time(comparison: Comparison) -> Drawn | None:
         tooltip=[
             alt.Tooltip("setting:N"),
             alt.Tooltip("accuracy:Q", format=".2f", title="accuracy, %"),
-            alt.Tooltip("delta_points:Q", format="+.2f", title="points to plain LoRA"),
-            alt.Tooltip("ms_per_step:Q", format=".1f", title="ms/step"),
-            alt.Tooltip("speedup:Q", format=".3f", title="× stock LoRA"),
-            alt.Tooltip("run_speedup:Q", format=".2f", title="whole run ×"),
-            alt.Tooltip("efficiency:Q", format=".0%", title="of the bound"),
+            alt.Tooltip("delta_points:Q", format="+.2f", title=formats.POINTS),
+            alt.Tooltip("ms_per_step:Q", format=".1f", title=formats.MS),
+            alt.Tooltip("speedup:Q", format=".3f", title=formats.SPEEDUP),
+            alt.Tooltip("run_speedup:Q", format=".2f", title=formats.RUN_SPEEDUP),
+            alt.Tooltip("efficiency:Q", format=".0%", title=formats.OF_BOUND),
             alt.Tooltip("seeds:Q"),
         ],
     )
@@ -89,7 +90,7 @@ def speedup_by_bound(comparison: Comparison) -> Drawn | None:
             color=alt.Color("estimator:N").scale(range=list(PALETTE)),
             tooltip=[
                 alt.Tooltip("setting:N"),
-                alt.Tooltip("efficiency:Q", format=".0%", title="of the bound"),
+                alt.Tooltip("efficiency:Q", format=".0%", title=formats.OF_BOUND),
             ],
         ),
     ).properties(width=620, height=300, title="How near the bound (the dashed diagonal)")

@@ -1,4 +1,4 @@
-"""Records on disk → one pandas frame, a row a run."""
+"""Records on disk as one pandas frame, a row a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from sparselora.config.defaults import filled
 from sparselora.config.identity import pairing_key, setting_key
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
-from sparselora.report.loading.parse import read_record
+from sparselora.report.loading.parse import parse_record
 
 UNREADABLE = "unreadable"
 """Status of a file that is not a whole record."""
@@ -19,7 +19,7 @@ _STATUSES = (COMPLETED, FAILED, INTERRUPTED, RUNNING)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the frame: where it stands in a record, what it holds, and in which unit."""
+    """Describe a column of the frame: where it stands in a record, what it holds, in which unit."""
 
     path: str
     """Keys joined by dots."""
@@ -118,7 +118,7 @@ _NAMED_PATHS = {column.path for column in COLUMNS.values()}
 
 
 def load_records(*paths: str | Path) -> pd.DataFrame:
-    """Every record below the folders, a row each, in the order of their folders.
+    """Read every record below the folders, a row each, in the order of their folders.
 
     What a record does not hold is missing in its row, never a made-up value: a partial, failed or
     older record gives a row with what it has. A file that is not a whole record gives one whose status
@@ -155,7 +155,7 @@ def load_records(*paths: str | Path) -> pd.DataFrame:
 
 def _row(file: Path) -> dict[str, Any]:
     try:
-        record = read_record(file)
+        record = parse_record(file)
     except (OSError, ValueError, RecursionError) as error:
         return {"status": UNREADABLE, "error": str(error), "folder": str(file.parent)}
     row = {name: _dig(record, column.path) for name, column in COLUMNS.items()}
@@ -170,7 +170,7 @@ def _row(file: Path) -> dict[str, Any]:
 
 
 def flatten(value: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested keys joined by dots; `layer_sparsity` and its like stay one entry."""
+    """Join nested keys by dots; `layer_sparsity` and its like stay one entry."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}"

@@ -1,4 +1,4 @@
-"""The text of a record → plain values that tables, pictures, pages and terminals can hold."""
+"""The text of a record as plain values that tables, pictures, pages and terminals can hold."""
 
 import json
 import math
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """One record; numbers that are not finite are None, characters that cannot be drawn replaced.
+def parse_record(file: Path) -> dict[str, Any]:
+    """Read one record; what is not finite is None, and what cannot be drawn is replaced.
 
     Raises:
         OSError, ValueError, RecursionError: it is no whole record.

@@ -1,4 +1,4 @@
-"""Optuna studies → pandas frames, and what their objectives depend on."""
+"""Optuna studies as pandas frames, and what their objectives depend on."""
 
 import contextlib
 import sqlite3
@@ -17,14 +17,14 @@ RUN_IDS = "run_ids"
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is a storage of studies, not a folder."""
+    """Return whether a source is a storage of studies, not a folder."""
     return "://" in source
 
 
 def load_study(
     url: str, study_name: str | None = None, records: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """The trials of a study, a row each: number, state, values, parameters, user attributes.
+    """Load the trials of a study, a row each: number, state, values, parameters, user attributes.
 
     Args:
         url: of the storage, such as `sqlite:///outputs/study.db`.
@@ -73,7 +73,10 @@ def _mean_run(runs: pd.DataFrame) -> pd.Series:
 
 
 def importances(url: str, study_name: str | None = None) -> dict[str, dict[str, float]]:
-    """Objective → parameter → share of its variation; empty where the trials are too few or alike."""
+    """Return each parameter's share of the variation of each objective.
+
+    Empty where the trials are too few, or alike.
+    """
     import optuna
 
     study = optuna.load_study(study_name=_name(url, study_name), storage=url)

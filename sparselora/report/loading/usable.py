@@ -9,7 +9,7 @@ from sparselora.records.record import COMPLETED, SCHEMA_VERSION
 
 
 def where(records: pd.DataFrame) -> list[str]:
-    """Device and threads of each run: what its times may be compared within."""
+    """Return device and threads of each run: what its times may be compared within."""
     places = []
     for device, threads in zip(records["device"], records["threads"], strict=True):
         count = "" if pd.isna(threads) else f", {threads:g} thread{'' if threads == 1 else 's'}"
@@ -18,7 +18,7 @@ def where(records: pd.DataFrame) -> list[str]:
 
 
 def is_usable(records: pd.DataFrame) -> pd.Series:
-    """Which runs a comparison can hold: completed, with an accuracy, a configuration and a seed."""
+    """Return which runs can be compared: completed, with an accuracy, a configuration and a seed."""
     seeds = records["seed"].astype("float64")
     whole = seeds.notna() & (seeds.abs() < 2**53) & (seeds % 1 == 0)
     completed = records["status"].eq(COMPLETED).fillna(False).astype(bool)
@@ -30,14 +30,14 @@ def _is_share(accuracy: pd.Series) -> pd.Series:
 
 
 def family(pairing: str) -> str:
-    """What the runs of one table share: a run's `pairing` without its seed."""
+    """Return what the runs of one table share: a run's `pairing` without its seed."""
     parts = json.loads(pairing)
     parts.pop("seed", None)
     return json.dumps(parts, sort_keys=True)
 
 
 def problems(records: pd.DataFrame) -> pd.DataFrame:
-    """The records that a report cannot use, or not wholly: `folder` and why, in `problem`."""
+    """List the records that a report cannot use, or not wholly: `folder`, and why in `problem`."""
     usable, shares = is_usable(records), _is_share(records["accuracy"])
     ordered = records[usable].sort_values("started", kind="stable", na_position="first")
     seeds = ordered["seed"].astype("float64")

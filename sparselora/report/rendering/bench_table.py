@@ -1,4 +1,4 @@
-"""`bench.json` files → one table."""
+"""What `bench.json` files hold, as one table on a terminal."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,16 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from sparselora.records.record import BENCH_NAME
+from sparselora.report import formats
 
 
 def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
-    return lambda content: "–" if content[key] is None else form.format(content[key])
+    return lambda content: formats.cell(content[key], form)
 
 
 def _share(key: str) -> Callable[[dict[str, Any]], str]:
-    return lambda content: (
-        "–" if content["achieved"][key] is None else f"{content['achieved'][key]:.1%}"
-    )
+    return lambda content: formats.cell(content["achieved"][key], "{:.1%}")
 
 
 def _model(content: dict[str, Any]) -> str:
@@ -34,17 +33,17 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
         lambda content: f"{content['batch_size']} × {content['mean_length']:.0f}",
     ),
     ("rounds", _number("rounds", "{}")),
-    ("stock dense, ms/step", _number("stock_dense_ms", "{:.1f}")),
-    ("our dense, ms/step", _number("own_dense_ms", "{:.1f}")),
-    ("sparse, ms/step", _number("sparse_ms", "{:.1f}")),
-    ("speed-up over stock ×", _number("speedup", "{:.3f}")),
+    (f"stock dense, {formats.MS}", _number("stock_dense_ms", "{:.1f}")),
+    (f"our dense, {formats.MS}", _number("own_dense_ms", "{:.1f}")),
+    (f"sparse, {formats.MS}", _number("sparse_ms", "{:.1f}")),
+    (formats.SPEEDUP, _number("speedup", "{:.3f}")),
     (
-        "95 % interval",
-        lambda content: f"{content['speedup_low']:.3f} to {content['speedup_high']:.3f}",
+        formats.INTERVAL,
+        lambda content: formats.interval(content["speedup_low"], content["speedup_high"], "{:.3f}"),
     ),
-    ("over our dense ×", _number("own_speedup", "{:.3f}")),
-    ("bound of that ×", _number("bound", "{:.3f}")),
-    ("of the bound", _number("efficiency", "{:.1%}")),
+    (formats.OWN_SPEEDUP, _number("own_speedup", "{:.3f}")),
+    (formats.BOUND, _number("bound", "{:.3f}")),
+    (formats.OF_BOUND, _number("efficiency", "{:.1%}")),
     ("stock against itself", _number("aa_speedup", "{:.3f}")),
     ("matmul rate reached, dense", _share("own_dense")),
     ("matmul rate reached, sparse", _share("sparse")),
@@ -57,7 +56,7 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -> None:
-    """A table a device, a column a setting, the fastest first."""
+    """Print a table for each device, with a column for each setting, the fastest first."""
     devices = {content["provenance"]["device"]: None for content, _ in rows}
     for device in devices:
         of_device = [row for row in rows if row[0]["provenance"]["device"] == device]
@@ -71,7 +70,7 @@ def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -
         console.print(table)
     for content, path in rows:
         if not content["stable"]:
-            interval = f"{content['aa_low']:.3f} to {content['aa_high']:.3f}"
+            interval = formats.interval(content["aa_low"], content["aa_high"], "{:.3f}")
             console.print(
                 f"{content['label']}: unstable, stock against itself {interval}", markup=False
             )
@@ -81,6 +80,6 @@ def print_bench(rows: Sequence[tuple[dict[str, Any], Path]], console: Console) -
 
 
 def load_benches(folder: Path) -> list[tuple[dict[str, Any], Path]]:
-    """Every `bench.json` below a folder."""
+    """Read every `bench.json` below a folder."""
     paths = sorted(folder.rglob(BENCH_NAME))
     return [(json.loads(path.read_text()), path) for path in paths]

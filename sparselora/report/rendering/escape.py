@@ -1,14 +1,14 @@
-"""Names from configs → text that no document takes for its own markup."""
+"""Names from configs, as text that no document takes for its own markup."""
 
 import html
 import re
 
 
 def one_line(text: str) -> str:
-    """Without line ends, which would end a comment, a cell or a heading."""
+    """Join the lines of a text, since a line end would end a comment, a cell or a heading."""
     return " ".join(text.split())
 
 
 def plain_markdown(text: str) -> str:
-    """What Markdown shows as the characters themselves, HTML included."""
+    """Escape a text, so that Markdown shows its characters themselves, HTML included."""
     return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", html.escape(one_line(text), quote=False))

@@ -1,4 +1,4 @@
-"""`evaluation.md`: the original study's table and acceptance lines, filled with what was measured.
+"""The document `evaluation.md`: the original study's table and acceptance lines, as measured.
 
 The study fine-tuned DistilBERT on SST-2, once each: plain LoRA 90.48 % to 90.60 % at 78.2 ms/step and
 1,100 MB, `original` 90.48 % at 103.9 ms/step, `optimized` 89.45 % at 90.1 ms/step and 845 MB. It wanted
@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.statistics import MIN_SEEDS
 from sparselora.report.rendering.escape import plain_markdown
@@ -28,7 +29,7 @@ SAME_MEMORY = 1.05
 
 
 def evaluation(comparison: Comparison) -> str:
-    """The document, as Markdown; settings that were not run say so."""
+    """Write the study's table and acceptance lines as measured, in Markdown; what was not run says so."""
     rows = {name: comparison.named(name) for name in NAMED}
     lines = [
         "# Evaluation",
@@ -54,7 +55,7 @@ def evaluation(comparison: Comparison) -> str:
 
 def _stock_line(comparison: Comparison) -> str:
     memory = comparison.table["dense_step_memory_mb"].median()
-    cells = [_form(memory, "{:,.0f}"), _form(comparison.reference_ms, "{:.1f}")]
+    cells = [formats.cell(memory, "{:,.0f}"), formats.cell(comparison.reference_ms, "{:.1f}")]
     return "| stock PEFT LoRA | – | – | – | 0.0 % | – | " + " | ".join(cells) + " | – |"
 
 
@@ -63,20 +64,20 @@ def _table_line(name: str, row: Mapping[Any, Any] | None) -> str:
         return f"| {name} | not run |" + " |" * 7
     cells = (
         name,
-        _form(row["accuracy"], "{:.2f}", 100),
-        _form(row["f1"], "{:.4f}"),
-        _form(row["loss"], "{:.4f}"),
-        _form(row["realised_sparsity"], "{:.1f} %", 100),
-        _form(row["trained_parameters"], "{:,.0f}"),
-        _form(row["step_memory_mb"], "{:,.0f}"),
-        _form(row["ms_per_step"], "{:.1f}"),
+        formats.cell(row["accuracy"], "{:.2f}", 100),
+        formats.cell(row["f1"], "{:.4f}"),
+        formats.cell(row["loss"], "{:.4f}"),
+        formats.cell(row["realised_sparsity"], "{:.1f} %", 100),
+        formats.cell(row["trained_parameters"], "{:,.0f}"),
+        formats.cell(row["step_memory_mb"], "{:,.0f}"),
+        formats.cell(row["ms_per_step"], "{:.1f}"),
         str(row["seeds"]),
     )
     return "| " + " | ".join(cells) + " |"
 
 
 def acceptance(rows: Mapping[str, Mapping[Any, Any] | None]) -> list[tuple[str, str, str, str]]:
-    """The study's three lines for `optimized`: what, target, measured, met or not or not shown."""
+    """Return the study's three lines for `optimized`: what, target, measured, met or not."""
     row, dense = rows["optimized"], rows["dense"]
     names = (
         ("faster", f"at least {1 - FASTER:.0%} less time a step than stock PEFT LoRA"),
@@ -88,18 +89,16 @@ def acceptance(rows: Mapping[str, Mapping[Any, Any] | None]) -> list[tuple[str, 
     speed, accuracy, memory = ("not measured", "–"), ("not measured", "–"), ("not measured", "–")
     if not pd.isna(row["speedup"]) and row["speedup_low"] > 0:
         middle, low, high = (1 / row[key] for key in ("speedup", "speedup_high", "speedup_low"))
-        speed = (
-            f"{1 - middle:+.1%} ({1 - high:+.1%} to {1 - low:+.1%})",
-            _met(high <= FASTER, low > FASTER),
-        )
+        saved = formats.with_interval(1 - middle, 1 - high, 1 - low, form="{:+.1%}")
+        speed = (saved, _met(high <= FASTER, low > FASTER))
     if dense is not None and not pd.isna(row["delta_points"]):
-        gap = f"{row['delta_points']:+.2f} points"
+        ends = (row[name] for name in ("delta_points", "delta_low", "delta_high"))
+        gap = formats.with_interval(*ends, form="{:+.2f}", unit=" points")
         if pd.isna(row["delta_low"]):
             few = f"fewer than {MIN_SEEDS} paired seeds"
             why = few if row["paired_seeds"] < MIN_SEEDS else "predictions are missing"
             accuracy = (gap, f"not shown: {why}")
         else:
-            gap += f" ({row['delta_low']:+.2f} to {row['delta_high']:+.2f})"
             accuracy = (gap, _met(row["delta_low"] >= -MAX_DROP, row["delta_high"] < -MAX_DROP))
     if not pd.isna(row["step_memory_mb"]) and not pd.isna(row["dense_step_memory_mb"]):
         share = row["step_memory_mb"] / row["dense_step_memory_mb"]
@@ -115,7 +114,7 @@ def _met(whole_interval: bool, none_of_it: bool) -> str:
 
 
 def fallback_rule(rows: Mapping[str, Mapping[Any, Any] | None]) -> str:
-    """Whether the fallback was called for, and what came of it."""
+    """Say whether the fallback was called for, and what came of it."""
     row, fallback = rows["optimized"], rows["fallback"]
     if row is None or pd.isna(row["delta_points"]):
         return "cannot be judged, since `optimized` was not run beside plain LoRA."
@@ -135,12 +134,9 @@ def fallback_rule(rows: Mapping[str, Mapping[Any, Any] | None]) -> str:
         text += f" `fallback` comes out at {fallback['delta_points']:+.2f} points"
     if pd.isna(fallback["speedup"]):
         return f"{text}; it was not timed."
-    text += f", {fallback['speedup']:.2f} × the speed of stock PEFT LoRA"
-    text += f" ({fallback['speedup_low']:.2f} to {fallback['speedup_high']:.2f})"
+    ends = (fallback[name] for name in ("speedup", "speedup_low", "speedup_high"))
+    speedup = formats.with_interval(*ends, form="{:.2f}", unit=" × the speed of stock LoRA")
+    text += f", {speedup}"
     if fallback["speedup_low"] > 1:
         return f"{text}: faster, so the SVD stays."
     return f"{text}: not shown to be faster; drop the SVD (`estimator=static`)."
-
-
-def _form(value: Any, form: str, scale: float = 1.0) -> str:
-    return "–" if value is None or pd.isna(value) else form.format(value * scale)

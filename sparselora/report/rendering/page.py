@@ -1,4 +1,4 @@
-"""Comparisons → one HTML page that needs no network.
+"""One HTML page that needs no network, of all comparisons.
 
 The charts' JavaScript (Vega, Vega-Lite, vega-embed) is part of the page. Whatever comes out of configs is
 escaped by the template, and in the embedded JSON `<`, `>`, `&` and `'` are written as escapes.
@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from sparselora.paths import cache_folder
 from sparselora.records.files import write_atomically
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.verdict import headline
 from sparselora.report.charts.style import Spec
@@ -32,15 +33,15 @@ _COLUMNS: dict[str, tuple[str, str, str]] = {
         "{:.2f}",
         "mean over seeds; bold: the best with 3 seeds",
     ),
-    "delta_points": ("points to LoRA", "{:+.2f}", "paired by seed"),
-    "delta_interval": ("95 %", "{}", "over films and seeds; from 3 seeds on"),
+    "delta_points": (formats.POINTS, "{:+.2f}", "paired by seed"),
+    "delta_interval": (formats.INTERVAL, "{}", "over groups and seeds; from 3 seeds on"),
     "as_good_as_best": ("≈ best", "{}", "whether the data cannot tell it from the most accurate"),
-    "ms_per_step": ("ms/step", "{:.1f}", "drift-corrected"),
-    "speedup": ("× LoRA", "{:.3f}", "over stock PEFT LoRA"),
-    "speedup_interval": ("95 %", "{}", ""),
-    "run_speedup": ("run ×", "{:.2f}", "whole run"),
-    "bound": ("bound ×", "{:.2f}", "what the FLOPs allow"),
-    "efficiency": ("of bound", "{:.0%}", "our dense over sparse, over the bound"),
+    "ms_per_step": (formats.MS, "{:.1f}", "drift-corrected"),
+    "speedup": (formats.SPEEDUP, "{:.3f}", "speed-up: stock PEFT LoRA's step over this one"),
+    "speedup_interval": (formats.INTERVAL, "{}", ""),
+    "run_speedup": (formats.RUN_SPEEDUP, "{:.2f}", "speed-up of the whole run"),
+    "bound": (formats.BOUND, "{:.2f}", "speed-up that the FLOPs allow"),
+    "efficiency": (formats.OF_BOUND, "{:.0%}", "our dense over sparse, over the bound"),
     "step_memory_mb": ("step, MB", "{:,.0f}", "peak memory of one step"),
     "realised_sparsity": ("sparsity", "{:.3f}", "share left out, counted"),
     "gflops": ("GFLOPs", "{:.1f}", "a mean step"),
@@ -55,11 +56,12 @@ def page(
     study: pd.DataFrame | None = None,
     importance: Spec | None = None,
 ) -> str:
-    """The page, as text.
+    """Write one HTML page: verdicts, charts, tables, and where they come from.
 
     Args:
         comparisons: each with its charts.
-        records: all that were loaded, `problems` those among them that cannot be used.
+        records: all that were loaded.
+        problems: those among them that cannot be used, or not wholly.
         sources: where they were loaded from.
         study: trials of a study, as `load_study` gives them.
         importance: chart of its parameters' importance.
@@ -118,18 +120,17 @@ def _section(comparison: Comparison, made: Mapping[str, Spec], index: int) -> di
 def _table_row(row: dict[Any, Any]) -> dict[str, Any]:
     row = dict(row)
     row["accuracy"] = row["accuracy"] * 100
-    row["delta_interval"] = _interval(row["delta_low"], row["delta_high"], "{:+.2f} to {:+.2f}")
-    row["speedup_interval"] = _interval(row["speedup_low"], row["speedup_high"], "{:.3f} to {:.3f}")
+    row["delta_interval"] = formats.interval(row["delta_low"], row["delta_high"], "{:+.2f}")
+    row["speedup_interval"] = formats.interval(row["speedup_low"], row["speedup_high"], "{:.3f}")
     alike = row["as_good_as_best"]
     row["as_good_as_best"] = None if pd.isna(alike) else "yes" if alike else "no"
     cells = []
     for name, (_, form, _) in _COLUMNS.items():
         value = row[name]
-        missing = value is None or pd.isna(value)
-        text = "–" if missing else form.format(value)
+        text = formats.cell(value, form)
         if name.endswith("_interval"):
             value = row[name.replace("_interval", "_low")]
-        number = not missing and not isinstance(value, str)
+        number = text != formats.MISSING and not isinstance(value, str)
         cells.append({"text": text, "order": repr(float(value)) if number else ""})
     return {
         "setting": row["setting"],
@@ -138,10 +139,6 @@ def _table_row(row: dict[Any, Any]) -> dict[str, Any]:
         "dense": bool(row["is_dense"]),
         "unstable": int(row["unstable"]),
     }
-
-
-def _interval(low: Any, high: Any, form: str) -> str | None:
-    return None if pd.isna(low) or pd.isna(high) else form.format(low, high)
 
 
 def _on_page(chart: Spec) -> Spec:
@@ -155,13 +152,10 @@ def _cells(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> dict[str, str]:
-    if isinstance(value, list | dict):
-        return {"text": str(value), "order": ""}
-    if value is None or pd.isna(value):
-        return {"text": "–", "order": ""}
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not formats.is_missing(value):
         return {"text": f"{value:.6g}", "order": repr(float(value))}
-    return {"text": str(value), "order": ""}
+    return {"text": formats.cell(value), "order": ""}
 
 
 def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
@@ -183,7 +177,10 @@ def _provenance(records: pd.DataFrame) -> list[dict[str, str]]:
 
 @functools.cache
 def vega() -> str:
-    """The charts' JavaScript; making it takes two seconds, so it is kept in the user's cache folder."""
+    """Return the JavaScript that draws the charts on a page.
+
+    Making it takes two seconds, so it is kept in the user's cache folder.
+    """
     version = f"{metadata.version('vl-convert-python')}-{LANGUAGE}"
     path = cache_folder() / f"vega-{version}.js"
     with contextlib.suppress(OSError):

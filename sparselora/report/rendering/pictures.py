@@ -1,7 +1,10 @@
-"""Vega-Lite → SVG and PNG files, in a process of its own.
+"""Charts in Vega-Lite as SVG and PNG files, rendered in a process of their own.
 
 vl-convert's JavaScript engine takes a second to start and lets no other thread run meanwhile; in another
-process it starts while the records are read, and paints while the tables are written.
+process it starts while the records are read, and renders while the tables are written.
+
+The process reads its charts from standard input, so that it ends when whoever started it is killed. A
+worker of `concurrent.futures` outlives that, and first imports the main module, pandas with it.
 """
 
 import json
@@ -25,8 +28,8 @@ Here as text: to ask Altair would cost its import before the engine can start.
 """
 
 
-class Painter:
-    """The other process; a context manager, at whose end it is gone."""
+class Renderer:
+    """Render charts in another process; a context manager, at whose end the process is gone."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -38,19 +41,19 @@ class Painter:
         )
 
     def begin(self, folder: Path, charts: Mapping[str, dict[str, Any]]) -> None:
-        """Paint `<name>.svg` and `<name>.png` of each chart, meanwhile; to be called once."""
+        """Start to render `<name>.svg` and `<name>.png` of each chart; to be called once."""
         jobs = "".join(
             json.dumps({"folder": str(folder.absolute()), "name": name, "chart": chart}) + "\n"
             for name, chart in charts.items()
         )
-        # A pipe holds less than all of it, and the painter reads one chart at a time.
+        # A pipe holds less than all of it, and the renderer reads one chart at a time.
         threading.Thread(target=_give, args=(self._process.stdin, jobs), daemon=True).start()
 
-    def painted(self) -> Iterator[str]:
-        """The name of each chart when its files are there.
+    def rendered(self) -> Iterator[str]:
+        """Yield the name of each chart when its files are there.
 
         Raises:
-            OSError: a chart could not be painted or written.
+            OSError: a chart could not be rendered or written.
         """
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -58,7 +61,7 @@ class Painter:
             yield line.rstrip("\n")
         message = self._process.stderr.read().strip()
         if self._process.wait():
-            raise OSError(f"plots: {message.splitlines()[-1] if message else 'the painter died'}")
+            raise OSError(f"plots: {message.splitlines()[-1] if message else 'the renderer died'}")
 
     def __enter__(self) -> Self:
         return self
@@ -81,11 +84,11 @@ def _give(stream: IO[str], text: str) -> None:
         with stream:
             stream.write(text)
     except (OSError, ValueError):
-        pass  # the painter has ended; `painted` says why
+        pass  # the renderer has ended; `rendered` says why
 
 
-def paint(folder: Path, name: str, chart: Mapping[str, Any]) -> None:
-    """One chart's two files, each whole or not at all."""
+def render(folder: Path, name: str, chart: Mapping[str, Any]) -> None:
+    """Write one chart's two files, each whole or not at all."""
     # White behind it: the file is legible on a dark page too.
     white = {**chart, "config": {**chart.get("config", {}), "background": "white"}}
     svg = vl_convert.vegalite_to_svg(white, vl_version=LANGUAGE)
@@ -96,7 +99,7 @@ def paint(folder: Path, name: str, chart: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Paint what standard input asks for, a line of JSON a chart; answer with its name."""
+    """Render what standard input asks for, a line of JSON a chart; answer with its name."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked for it ends this process
     # The first picture starts the engine, the first word on one reads the fonts.
     first = vl_convert.vegalite_to_svg({"mark": "point", "title": "a"}, vl_version=LANGUAGE)
@@ -104,7 +107,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         job = json.loads(line)
         try:
-            paint(Path(job["folder"]), job["name"], job["chart"])
+            render(Path(job["folder"]), job["name"], job["chart"])
         except (OSError, ValueError) as error:
             sys.exit(f"{job['name']}: {error}")
         print(job["name"], flush=True)

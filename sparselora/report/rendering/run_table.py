@@ -7,9 +7,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.report import formats
+
 
 def print_run(content: dict[str, Any], path: str, console: Console) -> None:
-    """What one finished run gave."""
+    """Print what one finished run gave.
+
+    Args:
+        content: of its record.
+        path: of its record.
+        console: where to.
+    """
     metrics, times = content["metrics"], content["step_time_ms"]
     table = Table(
         title=f"{escape(content['label'])}, seed {content['config']['seed']}", show_header=False
@@ -63,7 +71,7 @@ def print_run(content: dict[str, Any], path: str, console: Console) -> None:
     table.add_row("trained parameters", f"{parameters['trained']:,} ({share:.2%})")
     memory = content["peak_memory_mb"]
     table.add_row(
-        "peak memory", "not told by this system" if memory is None else f"{memory:,.0f} MB"
+        "peak memory", "not reported by this system" if memory is None else f"{memory:,.0f} MB"
     )
     for name, text in input_rows(content):
         table.add_row(name, escape(text))
@@ -81,18 +89,17 @@ def _others(metrics: dict[str, Any]) -> str:
 
 
 def _timing_line(content: dict[str, Any], timing: dict[str, Any]) -> str:
-    interval = f"{timing['speedup_low']:.3f} to {timing['speedup_high']:.3f}"
+    interval = formats.interval(timing["speedup_low"], timing["speedup_high"], "{:.3f}")
     line = (
-        f"{timing['speedup']:.3f} × stock PEFT LoRA ({interval}, {timing['rounds']} rounds); "
+        f"{timing['speedup']:.3f} {formats.SPEEDUP} ({interval}, {timing['rounds']} rounds); "
         f"{content['ms_per_step']:.1f} ms/step where stock takes "
         f"{content['dense_reference_ms']:.1f}; the whole run {content['run_speedup']:.2f} ×"
     )
     if timing["own_speedup"] is not None:
         line += f"; {timing['efficiency']:.0%} of the bound of {timing['bound']:.2f} ×"
     if not timing["stable"]:
-        line += (
-            f"; unstable: stock against itself {timing['aa_low']:.3f} to {timing['aa_high']:.3f}"
-        )
+        control = formats.interval(timing["aa_low"], timing["aa_high"], "{:.3f}")
+        line += f"; unstable: stock against itself {control}"
     return line
 
 
@@ -100,7 +107,7 @@ def input_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each row on what a run was given: its examples, what is odd.
 
     Args:
-        content: of a record; older ones do not say why rows were left out, nor what is odd.
+        content: of a record; older ones do not say why examples were left out, nor what is odd.
     """
     data = content["data"]
     rows = ", ".join(f"{count:,} {name}" for name, count in data["rows"].items())

@@ -1,4 +1,4 @@
-"""Two sets of records side by side: two machines, two commits, two sweeps."""
+"""Two sets of records in one table: two machines, two commits, two sweeps."""
 
 import json
 from collections.abc import Sequence
@@ -9,17 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison, compare
+from sparselora.report.analysis.predictions import Predictions
 from sparselora.report.analysis.statistics import Bootstrap
 from sparselora.report.loading.load import flatten
-from sparselora.report.rendering.terminal import with_interval
 
 
 def side_by_side(records: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
-    """A row a setting that both sets ran on equal terms: same model, data, LoRA, budget.
+    """Return a row for each setting that both sets ran with the same model, data, LoRA and budget.
 
     `points` is the accuracy of the second less that of the first, paired by seed, with the bootstrap
-    over films and seeds where both hold predictions on the same lines. Speed-ups stand beside each
+    over groups and seeds where both hold predictions on the same examples. Speed-ups stand beside each
     other whatever the devices; ms/step only where they are of one device.
     """
     first, second = (compare(frame) for frame in records)
@@ -27,7 +28,7 @@ def side_by_side(records: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
 
 
 def of_comparisons(first: Sequence[Comparison], second: Sequence[Comparison]) -> pd.DataFrame:
-    """The same of what `compare` made of the two."""
+    """Return the rows of `side_by_side` from two sets of comparisons."""
     rows = []
     for one in first:
         for two in second:
@@ -41,12 +42,12 @@ _HEADS = {
     "device": "device",
     "accuracy_a": "A, %",
     "accuracy_b": "B, %",
-    "points": "B − A, points (95 %)",
+    "points": f"B − A, points ({formats.INTERVAL})",
     "seeds": "paired seeds",
-    "speedup_a": "A × LoRA (95 %)",
-    "speedup_b": "B × LoRA (95 %)",
-    "ms_a": "A ms/step",
-    "ms_b": "B ms/step",
+    "speedup_a": f"A {formats.SPEEDUP} ({formats.INTERVAL})",
+    "speedup_b": f"B {formats.SPEEDUP} ({formats.INTERVAL})",
+    "ms_a": f"A {formats.MS}",
+    "ms_b": f"B {formats.MS}",
 }
 
 
@@ -60,7 +61,7 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
     for row in two.table.to_dict("records"):
         theirs.setdefault(_restricted(key_two[row["config"]], common), []).append(row)
     own = [_restricted(key_one[row["config"]], common) for row in one.table.to_dict("records")]
-    answers = one.predictions, two.predictions
+    predictions = one.predictions, two.predictions
     rows = []
     for key, row in zip(own, one.table.to_dict("records"), strict=True):
         others = theirs.get(key, [])
@@ -71,7 +72,7 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
         (other,) = others
         runs = [
             {seed: each for (key, seed), each in found.items() if key == setting["config"]}
-            for found, setting in zip(answers, (row, other), strict=True)
+            for found, setting in zip(predictions, (row, other), strict=True)
         ]
         rows.append(
             {
@@ -82,8 +83,8 @@ def _rows(one: Comparison, two: Comparison) -> list[dict[str, Any]]:
                 **_difference(runs[0], runs[1]),
                 "speedup_a": _speedup(row),
                 "speedup_b": _speedup(other),
-                "ms_a": _milliseconds(row) if same else "–",
-                "ms_b": _milliseconds(other) if same else "–",
+                "ms_a": formats.cell(row["ms_per_step"] if same else None, "{:.1f}"),
+                "ms_b": formats.cell(other["ms_per_step"] if same else None, "{:.1f}"),
             }
         )
     return rows
@@ -97,36 +98,33 @@ def _restricted(config: dict[str, Any], names: set[str]) -> str:
     return json.dumps({name: config[name] for name in sorted(names) if name in config})
 
 
-def _difference(first: dict[int, Any], second: dict[int, Any]) -> dict[str, Any]:
+def _difference(first: dict[int, Predictions], second: dict[int, Predictions]) -> dict[str, Any]:
     shared = first.keys() & second.keys()
     if not shared:
-        return {"points": "–", "seeds": 0}
+        return {"points": formats.MISSING, "seeds": 0}
     one = first[min(shared)]
     bootstrap = Bootstrap(one.examples, one.groups)
     if not all(bootstrap.fits(each) for each in [*first.values(), *second.values()]):
-        return {"points": "other lines", "seeds": 0}
+        return {"points": "other examples", "seeds": 0}
     gap = bootstrap.difference(second, first)
     assert gap is not None
-    parts = {"middle": gap.mean, "low": gap.low, "high": gap.high}
-    points = {name: None if value is None else value * 100 for name, value in parts.items()}
-    return {"points": with_interval(points, "middle", "low", "high", "+.2f"), "seeds": gap.seeds}
+    ends = [None if share is None else share * 100 for share in (gap.mean, gap.low, gap.high)]
+    return {"points": formats.with_interval(*ends, form="{:+.2f}"), "seeds": gap.seeds}
 
 
 def _speedup(row: dict[Any, Any]) -> str:
-    return with_interval(row, "speedup", "speedup_low", "speedup_high", ".2f")
-
-
-def _milliseconds(row: dict[Any, Any]) -> str:
-    return "–" if pd.isna(row["ms_per_step"]) else f"{row['ms_per_step']:.1f}"
+    ends = (row[name] for name in ("speedup", "speedup_low", "speedup_high"))
+    return formats.with_interval(*ends, form="{:.2f}")
 
 
 def print_side_by_side(frame: pd.DataFrame, names: tuple[str, str], console: Console) -> None:
-    """The frame, with what A and B are."""
+    """Print two sets of records side by side, and which is A and which is B."""
     table = Table(title=escape(f"A: {names[0]}; B: {names[1]}"), title_justify="left")
-    shown = [name for name in frame if name == "setting" or frame[name].astype(str).ne("–").any()]
+    empty = [name for name in frame if frame[name].astype(str).eq(formats.MISSING).all()]
+    shown = [name for name in map(str, frame) if name == "setting" or name not in empty]
     for name in shown:
         left = name == "setting"
-        table.add_column(_HEADS[str(name)], justify="left" if left else "right", overflow="fold")
+        table.add_column(_HEADS[name], justify="left" if left else "right", overflow="fold")
     for row in frame[shown].itertuples(index=False):
         table.add_row(*(escape(str(value)) for value in row))
     console.print(table)

@@ -1,12 +1,13 @@
-"""Frames and records → tables on a terminal."""
+"""The runs of a sweep as a table on a terminal."""
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from sparselora.report import formats
 
 _COLUMNS = {
     "label": ("run", "{}"),
@@ -15,12 +16,12 @@ _COLUMNS = {
     "status": ("status", "{}"),
     "accuracy": ("accuracy", "{:.4f}"),
     "delta_dense": ("− dense", "{:+.4f}"),
-    "ms_per_step": ("ms/step", "{:.1f}"),
-    "speedup": ("× stock", "{:.3f}"),
-    "speedup_interval": ("95 %", "{}"),
-    "bound": ("bound", "{:.2f}"),
-    "efficiency": ("of bound", "{:.2f}"),
-    "run_speedup": ("run ×", "{:.2f}"),
+    "ms_per_step": (formats.MS, "{:.1f}"),
+    "speedup": (formats.SPEEDUP, "{:.3f}"),
+    "speedup_interval": (formats.INTERVAL, "{}"),
+    "bound": (formats.BOUND, "{:.2f}"),
+    "efficiency": (formats.OF_BOUND, "{:.0%}"),
+    "run_speedup": (formats.RUN_SPEEDUP, "{:.2f}"),
     "seconds_to_dense_accuracy": ("s to dense accuracy", "{:.0f}"),
     "ms_per_step_sparse": ("raw ms sparse", "{:.1f}"),
     "ms_per_step_dense": ("raw ms dense", "{:.1f}"),
@@ -32,7 +33,7 @@ _COLUMNS = {
 
 
 def sweep_table(records: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one sweep: completed ones first, by accuracy, best first.
+    """Return the runs of one sweep: completed ones first, by accuracy, best first.
 
     `delta_dense` is the accuracy beside that of the plain LoRA run that shares all but the sparsity
     (model, data, budget, seed), the last one where there are several. `varied` holds the overrides
@@ -43,7 +44,7 @@ def sweep_table(records: pd.DataFrame) -> pd.DataFrame:
     frame["estimator_gflops"] = frame["estimator_flops"] / 1e9
     frame["varied"] = _varied(frame["overrides"])
     frame["speedup_interval"] = [
-        None if pd.isna(low) else f"{low:.3f} to {high:.3f}"
+        None if pd.isna(low) else formats.interval(low, high, "{:.3f}")
         for low, high in zip(frame["speedup_low"], frame["speedup_high"], strict=True)
     ]
     plain = frame[(frame["sparse_steps"] == 0) & (frame["status"] == "completed")]
@@ -89,7 +90,7 @@ def _seconds_to(row: dict[Any, Any], target: float) -> float | None:
 
 
 def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
-    """A row a run; columns that hold nothing are left out."""
+    """Print a row for each run; columns that hold nothing are left out."""
     table = Table(title=escape(title), title_justify="left")
     columns = [name for name in _COLUMNS if frame[name].notna().any()]
     if not frame.duplicated(["label", "seed"]).any() and "varied" in columns:
@@ -112,7 +113,7 @@ def print_sweep(frame: pd.DataFrame, console: Console, title: str) -> None:
     if frame["dense_reference_ms"].nunique() > 1:
         console.print(
             "ms/step of several studies: each is set against its own figure for stock LoRA; "
-            "compare × stock."
+            f"compare {formats.SPEEDUP}."
         )
     if frame["device"].nunique() > 1:
         console.print("Several devices: times of one device say nothing about another's.")
@@ -135,18 +136,12 @@ _FIRST_TO_GO = (
 )
 
 
-def text_width(columns: Mapping[str, Iterable[str]]) -> int:
-    """How wide a table is on a terminal, from its heads and cells."""
-    widths = [max(len(head), *map(len, cells)) for head, cells in columns.items()]
-    return sum(widths) + 3 * len(widths) + 1
-
-
 def _width(frame: pd.DataFrame, names: list[str]) -> int:
     shown = ((_COLUMNS[name], frame[name]) for name in names)
-    return text_width(
+    return formats.text_width(
         {head: [_cell(each, form) for each in cells] for (head, form), cells in shown}
     )
 
 
 def _cell(value: Any, form: str) -> str:
-    return "–" if pd.isna(value) else escape(form.format(value))
+    return escape(formats.cell(value, form))

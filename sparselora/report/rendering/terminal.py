@@ -1,43 +1,46 @@
-"""Comparisons → tables on a terminal."""
+"""Comparisons as tables on a terminal."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sparselora.report import formats
 from sparselora.report.analysis.comparison import Comparison
 from sparselora.report.analysis.statistics import MIN_SEEDS
 from sparselora.report.analysis.verdict import headline
-from sparselora.report.rendering.sweep_table import text_width
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "setting": ("setting", "{}"),
     "seeds": ("seeds", "{:.0f}"),
     "accuracy": ("accuracy, %", "{}"),
-    "delta": ("points to LoRA (95 %)", "{}"),
-    "ms_per_step": ("ms/step", "{:.1f}"),
-    "speedup": ("× LoRA (95 %)", "{}"),
-    "run_speedup": ("run ×", "{:.2f}"),
-    "bound": ("bound", "{:.2f}"),
-    "efficiency": ("of bound", "{:.0%}"),
+    "delta": (f"{formats.POINTS} ({formats.INTERVAL})", "{}"),
+    "ms_per_step": (formats.MS, "{:.1f}"),
+    "speedup": (f"{formats.SPEEDUP} ({formats.INTERVAL})", "{}"),
+    "run_speedup": (formats.RUN_SPEEDUP, "{:.2f}"),
+    "bound": (formats.BOUND, "{:.2f}"),
+    "efficiency": (formats.OF_BOUND, "{:.0%}"),
     "step_memory_mb": ("step, MB", "{:,.0f}"),
     "realised_sparsity": ("sparsity", "{:.3f}"),
     "gflops": ("GFLOPs", "{:.1f}"),
 }
 """Columns of the tables that people read, in terminals and documents."""
 LEGEND = (
-    "* most accurate; ≈ cannot be told from it, by the paired interval; ? too few seeds to tell"
+    "* most accurate; ≈ cannot be told from it, by the paired interval; ? too few seeds to tell; "
+    f"{formats.SPEEDUP}: the step of stock PEFT LoRA over the setting's"
 )
 _FIRST_TO_GO = ("gflops", "realised_sparsity", "step_memory_mb", "bound", "run_speedup")
 
 
 def readable(comparison: Comparison) -> pd.DataFrame:
-    """The table as text, with intervals in their figure's cell; `COLUMNS` without what is empty."""
+    """Return a comparison's table as text, with intervals in their figures' cells.
+
+    Columns that hold nothing are left out.
+    """
     table = comparison.table
-    told = table["as_good_as_best"].notna().sum() > 1
+    any_compared = table["as_good_as_best"].notna().sum() > 1
     rows = []
     for row in table.to_dict("records"):
         accuracy = f"{row['accuracy'] * 100:.2f}"
@@ -45,33 +48,28 @@ def readable(comparison: Comparison) -> pd.DataFrame:
             accuracy = f"{accuracy} *"
         elif row["as_good_as_best"] is True:
             accuracy = f"{accuracy} ≈"
-        elif told and row["as_good_as_best"] is None:
+        elif any_compared and row["as_good_as_best"] is None:
             accuracy = f"{accuracy} ?"
-        cells = {name: _cell(row.get(name), form) for name, (_, form) in COLUMNS.items()}
+        cells = {name: formats.cell(row.get(name), form) for name, (_, form) in COLUMNS.items()}
         cells["accuracy"] = accuracy
-        cells["delta"] = with_interval(row, "delta_points", "delta_low", "delta_high", "+.2f")
-        cells["speedup"] = with_interval(row, "speedup", "speedup_low", "speedup_high", ".2f")
+        gap, speedup = (row[name] for name in ("delta_points", "speedup"))
+        cells["delta"] = formats.with_interval(
+            gap, row["delta_low"], row["delta_high"], form="{:+.2f}"
+        )
+        cells["speedup"] = formats.with_interval(
+            speedup, row["speedup_low"], row["speedup_high"], form="{:.2f}"
+        )
         rows.append(cells)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame[[name for name in frame if frame[name].ne("–").any()]]
-
-
-def with_interval(row: dict[Any, Any], middle: str, low: str, high: str, form: str) -> str:
-    """`1.73 (1.70 to 1.76)`, or without the interval where there is none."""
-    if pd.isna(row[middle]):
-        return "–"
-    text = f"{row[middle]:{form}}"
-    if pd.isna(row[low]):
-        return text
-    return f"{text} ({row[low]:{form}} to {row[high]:{form}})"
+    return frame[[name for name in frame if frame[name].ne(formats.MISSING).any()]]
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """A row a setting, and the answer in a sentence below."""
+    """Print a row for each setting, and the verdict in a sentence below."""
     frame = readable(comparison)
     for name in _FIRST_TO_GO:
         titled = {COLUMNS[str(key)][0]: cells.to_list() for key, cells in frame.items()}
-        if name in frame and text_width(titled) > console.width:
+        if name in frame and formats.text_width(titled) > console.width:
             frame = frame.drop(columns=name)
     table = Table(title=escape(comparison.title), title_justify="left")
     for name in map(str, frame):
@@ -100,7 +98,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def print_problems(
     problems: pd.DataFrame, counts: pd.Series, console: Console, shown: int = 10
 ) -> None:
-    """How many records there are by status, and which of them are of no or limited use."""
+    """Print how many records there are by status, and which are of no or limited use."""
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     console.print(f"{counts.sum()} records: {by_status}", markup=False)
     for row in problems.head(shown).to_dict("records"):
@@ -110,13 +108,9 @@ def print_problems(
 
 
 def print_titles(comparisons: Sequence[Comparison], console: Console) -> None:
-    """That several tables follow, since their figures may not be ranked together."""
+    """Say that several tables follow, since their figures may not be ranked together."""
     if len(comparisons) > 1:
         console.print(
             f"{len(comparisons)} tables: runs of another model, data set, budget, LoRA or device "
             "are never ranked together."
         )
-
-
-def _cell(value: Any, form: str) -> str:
-    return "–" if value is None or pd.isna(value) else form.format(value)

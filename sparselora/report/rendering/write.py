@@ -1,4 +1,4 @@
-"""A report's files in one folder: tables in five formats, plots, `evaluation.md`, the page."""
+"""The files of a report in one folder: tables in five formats, plots, `evaluation.md`, the page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from sparselora.report.charts.style import Spec
 from sparselora.report.rendering.escape import one_line, plain_markdown
 from sparselora.report.rendering.evaluation import NAMED, evaluation
 from sparselora.report.rendering.page import page
-from sparselora.report.rendering.pictures import Painter
+from sparselora.report.rendering.pictures import Renderer
 from sparselora.report.rendering.terminal import COLUMNS, LEGEND, readable
 
 _TEXTS = (
@@ -26,7 +26,7 @@ _TEXTS = (
 
 def write_report(
     folder: Path,
-    painter: Painter,
+    renderer: Renderer,
     comparisons: Sequence[Comparison],
     records: pd.DataFrame,
     problems: pd.DataFrame,
@@ -38,11 +38,18 @@ def write_report(
     """Write every file whole, or not at all; what an earlier report left there is replaced.
 
     Args:
-        painter: of the plots; not used before.
-        on_file: told of each table before it is made, of each picture after.
+        folder: made where it is missing.
+        renderer: of the plots; not used before.
+        comparisons: what the tables and plots are of.
+        records: all that were loaded, as `load_records` gives them.
+        problems: those among them that are of no or limited use.
+        sources: where they were loaded from.
+        study: trials of a study, as `load_study` gives them.
+        importances: what its objectives depend on, as `importances` gives them.
+        on_file: is called with the name of each table before it is made, of each picture after.
 
     Raises:
-        OSError: the folder cannot be written to, or a plot cannot be painted.
+        OSError: the folder cannot be written to, or a plot cannot be rendered.
     """
     folder.mkdir(parents=True, exist_ok=True)
     charts = [registry.charts(comparison) for comparison in comparisons]
@@ -57,7 +64,7 @@ def write_report(
         pictures["importance"] = by_importance
     _remove_older(folder)
     (folder / "plots").mkdir(exist_ok=True)
-    painter.begin(folder / "plots", pictures)
+    renderer.begin(folder / "plots", pictures)
     settings = settings_frame(comparisons)
     runs = records.drop(columns=["pairing"]).map(
         lambda value: str(value) if isinstance(value, list | dict) else value
@@ -80,7 +87,7 @@ def write_report(
         write_atomically(folder / name, _writer(make()))
     on_file("settings.parquet")
     write_atomically(folder / "settings.parquet", lambda path: settings.to_parquet(path))
-    for name in painter.painted():
+    for name in renderer.rendered():
         on_file(name)
 
 
@@ -89,7 +96,7 @@ def _named_settings(comparison: Comparison) -> int:
 
 
 def _remove_older(folder: Path) -> None:
-    """What a report before this one left, and nothing else."""
+    """Remove what a report before this one left, and nothing else."""
     for name in (*_TEXTS, "settings.parquet"):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / "plots").glob("*"):
@@ -102,7 +109,7 @@ def _writer(text: str) -> Callable[[Path], Any]:
 
 
 def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """All comparisons in one frame; model, data and device say which rows may be ranked together."""
+    """Join all comparisons; model, data and device say which rows may be ranked together."""
     frames = [
         comparison.table.assign(
             model=comparison.model,
@@ -117,16 +124,16 @@ def settings_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def markdown(comparison: Comparison) -> str:
-    """A heading, the answer and the table."""
+    """Write a comparison in Markdown: a heading, the verdict and the table."""
     frame = _titled(comparison).map(plain_markdown)
     table = frame.to_markdown(index=False, disable_numparse=True)
     legend = f"\\{LEGEND}."
-    title, answer = plain_markdown(comparison.title), plain_markdown(headline(comparison))
-    return f"## {title}\n\n{answer}\n\n{table}\n\n{legend}\n"
+    title, verdict = plain_markdown(comparison.title), plain_markdown(headline(comparison))
+    return f"## {title}\n\n{verdict}\n\n{table}\n\n{legend}\n"
 
 
 def latex(comparison: Comparison) -> str:
-    """A `tabular` with a caption; every special character is escaped."""
+    """Write a comparison as LaTeX's `tabular` with a caption; every special character is escaped."""
     frame = _titled(comparison).replace({"≈": "~=", "×": "x"}, regex=True)
     frame.columns = [name.replace("×", "x") for name in frame.columns]
     text = (

@@ -1,4 +1,4 @@
-"""Which of a setting's overrides have an effect beside the others: the rules of the config itself say."""
+"""Find which of a setting's overrides have an effect beside the others, by the config's own rules."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ Check = Callable[[Sequence[str]], tuple[RunConfig, list[float]]]
 
 
 def remembered(check: Check) -> Check:
-    """The same check, whose answers are kept: a search asks about one setting many times."""
+    """Return a check that keeps its answers: a search asks about one setting many times."""
     answers: dict[tuple[str, ...], tuple[RunConfig, list[float]] | UserError] = {}
 
     def ask(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
@@ -31,7 +31,7 @@ def remembered(check: Check) -> Check:
 def effective(
     overrides: Sequence[str], check: Check, dropped: dict[str, WithoutEffectError] | None = None
 ) -> list[str]:
-    """The overrides without those that have no effect beside the others.
+    """Return the overrides without those that have no effect beside the others.
 
     Args:
         overrides: of one setting.
@@ -57,15 +57,17 @@ def effective(
 
 
 def key_of(override: str) -> str:
-    """`a.b` of `+a.b=c`, or of `+a.b`."""
+    """Return the key of an override: `a.b` of `+a.b=c`, or of `+a.b`."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def keys_of(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of overrides."""
     return {key_of(override) for override in overrides}
 
 
 def has_effect(key: str, overrides: Sequence[str], check: Check) -> bool:
+    """Return whether a key has an effect beside other overrides, among which it is."""
     try:
         return key_of(key) in keys_of(effective(overrides, check))
     except UserError:  # wrong for another reason, which the setting's own check will give

@@ -1,4 +1,4 @@
-"""Samplers by the name of their Hydra option, and which of them fit a space."""
+"""Make samplers by the name of their Hydra option, and tell which of them fit a space."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -66,8 +66,9 @@ def check_sampler(settings: Mapping[str, Any], space: Space, check: Check) -> No
 def sampler_factory(
     sampler: DictConfig, space: Space, seed: int = 0
 ) -> tuple[Callable[[int], BaseSampler], int]:
-    """Seed → sampler, and how many settings it can draw (a large number, but for a grid).
+    """Return a function that makes a sampler from a seed, and how many settings it can draw.
 
+    That number is a large one, but for a grid.
     A grid is walked in one order, which `seed` decides: its points are numbered in that order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a search draws from: a conditional space, whose conditions are the rules of the config itself.
+"""Draw settings from a conditional space, whose conditions are the rules of the config itself.
 
 A key is drawn only where it would have an effect beside what was drawn before it, by the same rules that
 refuse it on a command line. So `svd_rank` is drawn for estimators that have one, and no trial is spent on
@@ -26,7 +26,7 @@ from sparselora.search.space.effective import Check, effective, has_effect, key_
 
 @dataclass(frozen=True)
 class Space:
-    """Keys with their distributions, and the overrides that every setting has.
+    """Hold keys with their distributions, and the overrides that every setting has.
 
     Attributes:
         distributions: of the keys that are drawn, config groups first.
@@ -38,7 +38,7 @@ class Space:
 
     @staticmethod
     def parse(params: Mapping[str, Any], arguments: Sequence[str]) -> "Space":
-        """From a sweep file's `params` and the command line, whose keys win.
+        """Read a space from a sweep file's `params` and the command line, whose keys win.
 
         Raises:
             UserError: a sweep that Optuna cannot draw from.
@@ -57,12 +57,12 @@ class Space:
     def draw(
         self, trial: Trial, check: Check, reseed: Callable[[str], None] = lambda _: None
     ) -> list[str]:
-        """The overrides of one setting, drawn for `trial`.
+        """Draw one setting for a trial, and return its overrides.
 
         Args:
             trial: keys that it has already keep their values.
             check: see `Check`.
-            reseed: told of each key before it is drawn.
+            reseed: called with each key before it is drawn.
 
         Raises:
             UserError: the values do not go together; or the study knows a key with other values.
@@ -76,7 +76,7 @@ class Space:
         return effective(overrides, check)
 
     def named(self, name: str, check: Check) -> list[str]:
-        """The overrides of a named setting: as it is written, on the search's model, data and budget.
+        """Return the overrides of a named setting, on the search's model, data and budget.
 
         Args:
             name: of an experiment, with overrides of it after blanks, if any.
@@ -91,7 +91,7 @@ class Space:
         return effective([*kept, f"experiment={experiment}", *changes], check)
 
     def corners(self) -> Iterator[list[str]]:
-        """Choices of the groups that differ from the first of each in at most one."""
+        """Yield the choices of the groups that differ from the first of each in at most one."""
         groups = {key: item for key, item in self.distributions.items() if _is_group(key)}
         base = {key: _first(item) for key, item in groups.items()}
         yield [f"{key}={value}" for key, value in base.items()]
@@ -100,7 +100,7 @@ class Space:
                 yield [f"{name}={one}" for name, one in (base | {key: value}).items()]
 
     def conditional(self, check: Check) -> str | None:
-        """A key that is not drawn for every choice of the groups; None in a flat space."""
+        """Return a key that is not drawn for every choice of the groups; None in a flat space."""
         for corner in self.corners():
             for key, item in self.distributions.items():
                 probe = [*self.fixed, *corner, f"{key}={_first(item)}"]
@@ -109,7 +109,10 @@ class Space:
         return None
 
     def check(self, named: Sequence[str], check: Check) -> list[list[str]]:
-        """Check every value once, before anything runs; → overrides to check the data and model of.
+        """Check every value once, before anything runs.
+
+        Returns:
+            Overrides of settings, whose data and model remain to be checked.
 
         Raises:
             UserError: a value that no setting could have, or a key without effect in all of them.
@@ -170,7 +173,7 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
 
 
 def _values(distribution: BaseDistribution) -> list[Any]:
-    """All of a categorical one, the two ends of a range."""
+    """Return all values of a categorical distribution, the two ends of a range."""
     match distribution:
         case CategoricalDistribution(choices=choices):
             return list(choices)

@@ -1,4 +1,4 @@
-"""The names under which a study and its trials keep what is ours, as user attributes of Optuna's.
+"""Name the user attributes under which a study and its trials keep what Optuna does not.
 
 A process that finds a trial knows by them whose it was, where its run wrote, and whether it counts.
 """

@@ -1,4 +1,4 @@
-"""The front of a study by the floor asked for now; Optuna's constraints stay as they were told."""
+"""Find the front of a study by the floor asked for now; Optuna's constraints stay as they were set."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 def pareto_front(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], floor: float | None
 ) -> list[FrozenTrial]:
-    """The complete trials that no other is at least as good as in all objectives and better in one.
+    """Return the trials that no other matches in all objectives and beats in one.
 
     Args:
         trials: with values, and `accuracy` in [0, 1] among their user attributes.

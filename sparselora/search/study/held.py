@@ -37,10 +37,10 @@ def check_study(
     values = outcome_settings(base.to_dict())
     floor = {f"hydra.sweeper.{key}": settings[key] for key in ("min_accuracy", "max_drop")}
     for name, now in ((BASE, values), (FLOOR, floor)):
-        study.hold(name, now, _first_change(study, now))
+        study.guard(name, now, _first_change(study, now))
     bound = study.bound_objectives()
     if bound and device is not None:
-        study.hold(
+        study.guard(
             DEVICE,
             device,
             lambda held: (

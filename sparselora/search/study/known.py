@@ -10,11 +10,11 @@ from sparselora.paths import PACKAGE
 
 
 def known_by(run: RunConfig, device: str, threads: int) -> str | None:
-    """The same for two runs only if config, data, weights, code and device are; None for a dirty tree, or
-    one whose state git does not tell.
+    """Return what is the same for two runs only if config, data, weights, code and device are.
 
-    Data and weights of the hub and of the package are told by their names and revisions, those on this
-    disk by the size and time of each file too.
+    It is None for a dirty tree, or one whose state git does not tell. Data and weights of the hub
+    and of the package are told by their names and revisions, those on this disk by the size and
+    time of each file too.
 
     Args:
         run: its settings.

@@ -1,4 +1,4 @@
-"""One lock a storage, so that processes and machines that share a study never race."""
+"""Lock a storage, so that processes and machines that share a study never race."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ WAIT_SECONDS = 600
 
 @contextmanager
 def storage_lock(url: URL) -> Iterator[None]:
-    """Held by one process at a time; a process that dies lets it go.
+    """Keep all other processes out while the block runs; a process that dies lets them in.
 
-    A file beside an SQLite database; a lock of the session on a server, which ends with its connection.
+    The lock is a file beside an SQLite database; on a server, one of the session, which ends with its
+    connection.
     """
     backend = url.get_backend_name()
     if backend == "sqlite":

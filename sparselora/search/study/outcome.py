@@ -1,4 +1,4 @@
-"""What a trial is told: read from the record that its run left, never from memory."""
+"""Read what a trial gave from the record that its run left, never from memory."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,16 @@ from optuna.study import StudyDirection
 
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, read_record
+from sparselora.records.sections import RunContent
 from sparselora.runs.repeats import read_repeats
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table of objectives."""
+    """Describe one objective: where it stands in a record, and which way it is better."""
 
     direction: StudyDirection
-    read: Callable[[Mapping[str, Any]], float | None]
+    read: Callable[[RunContent], float | None]
     timed: bool = False
     """Whether it takes `measure.timing`."""
     of_device: bool = False
@@ -28,29 +29,38 @@ class Objective:
 
 MAXIMIZE, MINIMIZE = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 
+
+def _accuracy(record: RunContent) -> float | None:
+    final = record.final
+    return None if final is None else final.accuracy
+
+
+def _speedup(record: RunContent) -> float | None:
+    return None if record.timing is None else record.timing.speedup
+
+
+def _gflops(record: RunContent) -> float | None:
+    if record.flops is None:
+        return None
+    return (record.flops.sparse or record.flops.dense).total / 1e9
+
+
 OBJECTIVES: Mapping[str, Objective] = {
-    "accuracy": Objective(MAXIMIZE, lambda record: record["metrics"]["validation"]["accuracy"]),
+    "accuracy": Objective(MAXIMIZE, _accuracy),
     "ms_per_step": Objective(
         MINIMIZE,
-        lambda record: record.get("ms_per_step"),
+        lambda record: record.ms_per_step,
         timed=True,
         of_device=True,
     ),
-    "speedup": Objective(
-        MAXIMIZE,
-        lambda record: (record.get("timing") or {}).get("speedup"),
-        timed=True,
-    ),
-    "run_speedup": Objective(MAXIMIZE, lambda record: record.get("run_speedup"), timed=True),
-    "gflops_per_step": Objective(
-        MINIMIZE,
-        lambda record: (record["flops"]["sparse"] or record["flops"]["dense"])["total"] / 1e9,
-    ),
+    "speedup": Objective(MAXIMIZE, _speedup, timed=True),
+    "run_speedup": Objective(MAXIMIZE, lambda record: record.run_speedup, timed=True),
+    "gflops_per_step": Objective(MINIMIZE, _gflops),
 }
 
 
 def get_objectives(names: Sequence[str]) -> list[Objective]:
-    """The rows of `names`.
+    """Return the objectives of these names.
 
     Raises:
         UserError: one is unknown, or twice there, or there is none.
@@ -67,7 +77,7 @@ def get_objectives(names: Sequence[str]) -> list[Objective]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run gave.
+    """Hold what a finished run gave.
 
     Attributes:
         values: of the objectives; None where the run failed.
@@ -81,28 +91,29 @@ class Outcome:
 
     @staticmethod
     def failed(reason: str) -> "Outcome":
+        """Return the outcome of a run that failed for a reason."""
         return Outcome(None, reason, {})
 
 
 def read_outcome(folder: Path, objectives: Sequence[str]) -> Outcome | None:
-    """The outcome of a job; None where it did not come to an end of its own.
+    """Return the outcome of a job; None where it did not come to an end of its own.
 
-    Of a job over several seeds, means over those that were run.
+    A job over several seeds has means over those that were run.
     """
     parent = read_repeats(folder)
     if parent is None:
         return _of_run(folder, objectives)
-    if parent["status"] not in (COMPLETED, FAILED):
+    if parent.status not in (COMPLETED, FAILED):
         return None
-    children = [_of_run(folder / f"seed_{seed}", objectives) for seed in parent["done"]]
+    children = [_of_run(folder / f"seed_{seed}", objectives) for seed in parent.done]
     found = [child for child in children if child is not None]
     attributes = _means([child.attributes for child in found])
-    attributes |= {"seeds": parent["done"], "seeds_asked": parent["seeds"]}
-    if parent["stopped"]:
-        attributes["stopped"] = parent["stopped"]
+    attributes |= {"seeds": parent.done, "seeds_asked": parent.seeds}
+    if parent.stopped:
+        attributes["stopped"] = parent.stopped
     reasons = [child.reason for child in found if child.values is None]
-    if parent["status"] == FAILED or reasons or len(found) < len(children):
-        reason = parent["error"] or (reasons or ["a seed left no record"])[0]
+    if parent.status == FAILED or reasons or len(found) < len(children):
+        reason = parent.error or (reasons or ["a seed left no record"])[0]
         return Outcome(None, reason, attributes)
     columns = zip(*(child.values for child in found if child.values is not None), strict=True)
     return Outcome([fmean(column) for column in columns], None, attributes)
@@ -110,17 +121,17 @@ def read_outcome(folder: Path, objectives: Sequence[str]) -> Outcome | None:
 
 def _of_run(folder: Path, objectives: Sequence[str]) -> Outcome | None:
     record = read_record(folder)
-    if record is None or record.get("status") not in (COMPLETED, FAILED):
+    if record is None or record.status not in (COMPLETED, FAILED):
         return None
     attributes = _attributes(record)
-    if record["status"] == FAILED:
-        return Outcome(None, record.get("error") or "failed", attributes)
+    if record.status == FAILED:
+        return Outcome(None, record.error or "failed", attributes)
     values = [OBJECTIVES[name].read(record) for name in objectives]
     for name, value in zip(objectives, values, strict=True):
         if value is None or not math.isfinite(value):
-            if (record.get("timing_error") or "").startswith("interrupted"):
+            if (record.timing_error or "").startswith("interrupted"):
                 return None  # trained, and stopped before it was timed
-            why = f" ({record['timing_error']})" if record.get("timing_error") else ""
+            why = f" ({record.timing_error})" if record.timing_error else ""
             return Outcome(None, f"no {name} in the record{why}", attributes)
     return Outcome([float(value) for value in values if value is not None], None, attributes)
 
@@ -139,22 +150,23 @@ def _means(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found | {"run_ids": [one["run_id"] for one in several if "run_id" in one]}
 
 
-def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
-    timing = record.get("timing") or {}
-    place = record.get("provenance") or {}
-    device = f"{place['device']}, {place['threads']} threads" if "device" in place else None
-    validation = (record.get("metrics") or {}).get("validation") or {}
+def _attributes(record: RunContent) -> dict[str, Any]:
+    timing, place = record.timing, record.provenance
+    validation = record.final
     found = {
-        "run_id": record.get("run_id"),
-        "config_hash": record.get("config_hash"),
-        "device": device,
-        "accuracy": validation.get("accuracy"),
-        "f1": validation.get("f1"),
-        "loss": validation.get("loss"),
-        "ms_per_step": record.get("ms_per_step"),
-        "mean_sparsity": (record.get("sparsity") or {}).get("realised_mean"),
-        "bound": (record.get("flops") or {}).get("bound"),
-        "run_speedup": record.get("run_speedup"),
-        **{name: timing.get(name) for name in ("speedup", "speedup_low", "speedup_high", "stable")},
+        "run_id": record.run_id,
+        "config_hash": record.config_hash,
+        "device": f"{place.device}, {place.threads} threads" if place and place.device else None,
+        "accuracy": validation and validation.accuracy,
+        "f1": validation and validation.f1,
+        "loss": validation and validation.loss,
+        "ms_per_step": record.ms_per_step,
+        "mean_sparsity": record.sparsity and record.sparsity.realised_mean,
+        "bound": record.flops and record.flops.bound,
+        "run_speedup": record.run_speedup,
+        "speedup": timing and timing.speedup,
+        "speedup_low": timing and timing.speedup_low,
+        "speedup_high": timing and timing.speedup_high,
+        "stable": timing and timing.stable,
     }
     return {name: value for name, value in found.items() if value is not None}

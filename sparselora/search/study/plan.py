@@ -1,5 +1,6 @@
-"""What a search asks of its study."""
+"""Describe what a search asks of its study: objectives, budget, limits and seed."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,17 +9,19 @@ from optuna.samplers import BaseSampler
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search asks of its study.
+    """Hold what a search asks of its study.
 
     Attributes:
         name: of the study.
-        objectives: names of `OBJECTIVES`.
+        objectives: names of `sparselora.search.study.outcome.OBJECTIVES`.
         n_trials: finished ones in all.
         named: experiments that come first.
         seed: of the sampler.
-        make_sampler: seed → sampler.
-        min_accuracy: see `SearchConfig`.
-        max_drop: see `SearchConfig`.
+        make_sampler: makes a sampler from a seed.
+        min_accuracy: see `sparselora.search.config.SearchConfig`.
+        max_drop: likewise.
+        max_interruptions: likewise.
+        release_hosts: likewise.
     """
 
     name: str
@@ -31,3 +34,8 @@ class Plan:
     max_drop: float | None = None
     max_interruptions: int = 3
     release_hosts: Sequence[str] = ()
+
+    def seed_at(self, place: str) -> int:
+        """Return a seed of 32 bits for one place in the study, which the plan's own decides."""
+        digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")

@@ -1,4 +1,4 @@
-"""What becomes of trials whose processes died: each is reported from its record, or begun again.
+"""Recover trials whose processes died: each is finished from its record, or begun again.
 
 All of it is to be called under the storage's lock.
 """
@@ -24,7 +24,7 @@ def recover(study: SharedStudy) -> None:
 
 
 def release(study: SharedStudy, number: int, counts: bool = False) -> None:
-    """Finish a running trial that nobody runs from its record, or put it back where that is incomplete.
+    """Finish from its record a trial that nobody runs, or put it back where that is incomplete.
 
     A trial that is put back keeps its number, and what was drawn for it.
 

@@ -1,4 +1,4 @@
-"""What runs of a study share: one dense reference, and the front that tells a hopeless setting."""
+"""Share between the runs of a study one dense reference, and the front that tells a hopeless setting."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,20 +10,20 @@ from sparselora.records.reference import write_references
 from sparselora.runs.repeats import write_front
 
 DENSE_REFERENCES = "dense_references"
-"""User attribute of the study: `reference_key` → ms."""
+"""User attribute of the study: key of a reference → its milliseconds."""
 
 
 def hand_out(study: Study, folder: Path, front: Sequence[tuple[float, float]]) -> None:
-    """Put what the study knows where the runs of a sweep folder look for it.
+    """Write what the study knows where the runs of a sweep folder look for it.
 
     Args:
         study: with the dense references so far.
         folder: of the sweep; made if need be.
         front: accuracy and ms/step of its settings; empty where the study does not search for these.
     """
-    held = study.user_attrs.get(DENSE_REFERENCES)
-    if held:
-        write_references(folder, held)
+    references = study.user_attrs.get(DENSE_REFERENCES)
+    if references:
+        write_references(folder, references)
     if front:
         write_front(folder, front)
 
@@ -40,14 +40,16 @@ def agree(study: Study, folder: Path) -> None:
 
 def _agree(study: Study, folder: Path) -> None:
     record = read_record(folder)
-    key = None if record is None else record.get("dense_reference_key")
-    if record is None or key is None:
+    if record is None or record.dense_reference_key is None:
         return
-    held = dict(study.user_attrs.get(DENSE_REFERENCES, {}))
-    if key not in held:
-        held[key] = record["dense_reference_ms"]
-        study.set_user_attr(DENSE_REFERENCES, held)
-    elif held[key] != record["dense_reference_ms"]:
-        record["dense_reference_ms"] = held[key]
-        record["ms_per_step"] = held[key] / record["timing"]["speedup"]
+    key, own = record.dense_reference_key, record.dense_reference_ms
+    references = dict(study.user_attrs.get(DENSE_REFERENCES, {}))
+    if key not in references:
+        references[key] = own
+        study.set_user_attr(DENSE_REFERENCES, references)
+    elif references[key] != own:
+        assert record.timing is not None
+        assert record.timing.speedup is not None
+        record.dense_reference_ms = references[key]
+        record.ms_per_step = references[key] / record.timing.speedup
         write_record(folder / RECORD_NAME, record)

@@ -1,4 +1,4 @@
-"""Opening a study's storage, with a line for whatever stands in the way."""
+"""Open a study's storage, with a line for whatever stands in the way."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ BUSY_SECONDS = 60.0
 
 
 class Storage:
-    """A storage that processes share, and the lock over it.
+    """Hold a storage that processes share, and the lock over it.
 
     Args:
         url: see `SearchConfig.storage`; None for one in memory.
@@ -51,7 +51,7 @@ class Storage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone among all processes that use this storage; storage errors come as a `UserError`."""
+        """Keep all other processes out of the storage; its errors come as a `UserError`."""
         try:
             with storage_lock(self.url):
                 yield

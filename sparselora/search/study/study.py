@@ -1,10 +1,8 @@
-"""One Optuna study, shared by any number of processes that come, die and come again.
+"""Share one Optuna study between any number of processes that come, die and come again.
 
-What a trial is stands in its user attributes, so that a process that finds one knows whose it was, where
-its run wrote, and whether it counts.
+What a trial is stands in its user attributes; see `sparselora.search.study.attributes`.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,7 +35,7 @@ COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
 
 
 class SharedStudy:
-    """Opens or begins the study of a plan.
+    """Open or begin the study of a plan.
 
     Args:
         storage: where it is.
@@ -72,11 +70,11 @@ class SharedStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """As they stand in the storage now."""
+        """Return all trials, as they stand in the storage now."""
         return self.study.get_trials(deepcopy=False)
 
     def counted(self) -> list[FrozenTrial]:
-        """Finished, and part of the budget."""
+        """Return the trials that are finished, and part of the budget."""
         return [
             trial
             for trial in self.trials
@@ -84,15 +82,15 @@ class SharedStudy:
         ]
 
     def failed(self) -> list[FrozenTrial]:
-        """Counted, without values."""
+        """Return the counted trials that have no values."""
         return [trial for trial in self.counted() if trial.state is FAIL]
 
     def running(self) -> list[FrozenTrial]:
-        """Asked, and not told."""
+        """Return the trials that some process has begun, and not finished."""
         return [trial for trial in self.trials if trial.state is RUNNING]
 
     def remaining(self) -> int:
-        """Trials that nobody has begun."""
+        """Return how many trials of the budget nobody has begun."""
         return self.plan.n_trials - len(self.counted()) - len(self.running())
 
     def ask(self) -> Trial | None:
@@ -114,14 +112,13 @@ class SharedStudy:
     def reseed(self, key: str) -> None:
         """Seed the sampler for one key of the trial in hand.
 
-        From the plan's seed, the trial's number and the key alone: so the draws of a search that was
-        stopped, anywhere, are those of one that never was, and none is repeated.
+        The seed follows from the plan's seed, the trial's number and the key alone: so the draws of a
+        search that was stopped, anywhere, are those of one that never was, and none is repeated.
         """
-        seed = derived_seed(self.plan.seed, f"{self._position}/{key}")
-        self.study.sampler = self.plan.make_sampler(seed)
+        self.study.sampler = self.plan.make_sampler(self.plan.seed_at(f"{self._position}/{key}"))
 
     def tell(self, number: int, outcome: Outcome) -> FrozenTrial:
-        """Finish a running trial. To be called under the storage's lock."""
+        """Finish a running trial with its outcome. To be called under the storage's lock."""
         trial = Trial(self.study, self.trial_id(number))
         for name, value in outcome.attributes.items():
             trial.set_user_attr(name, value)
@@ -130,28 +127,34 @@ class SharedStudy:
         else:
             self._constrain(trial, outcome)
         state = FAIL if outcome.values is None else COMPLETE
-        # The grid sampler, told, would stop a loop of Optuna's own; here is none.
+        # The grid sampler, if told, would stop a loop of Optuna's own; here is none.
         self.study.sampler = RandomSampler()
         return self.study.tell(trial, values=outcome.values, state=state)
 
     def outcome(self, folder: Path) -> Outcome | None:
-        """See `read_outcome`; on the study's dense reference. To be called under the storage's lock."""
+        """Return the outcome of a job, on the study's dense reference; see `read_outcome`.
+
+        To be called under the storage's lock.
+        """
         agree(self.study, folder)
         found = read_outcome(folder, self.plan.objectives)
         device = None if found is None else found.attributes.get(DEVICE)
         if found is None or found.values is None or device is None or not self.bound_objectives():
             return found
-        held = self.hold(DEVICE, device, lambda _: "")
-        if held == device:
+        guarded = self.guard(DEVICE, device, lambda _: "")
+        if guarded == device:
             return found
-        return Outcome(None, f"ran on {device}, and the study is of {held}", found.attributes)
+        return Outcome(None, f"ran on {device}, and the study is of {guarded}", found.attributes)
 
     def bound_objectives(self) -> list[str]:
-        """Those whose figures of two devices may not meet."""
+        """Return the names of the objectives whose figures of two devices may not meet."""
         return [name for name in self.plan.objectives if OBJECTIVES[name].of_device]
 
     def extend(self, names: Sequence[str]) -> None:
-        """More named settings, beside the budget so far. To be called under the storage's lock."""
+        """Add named settings to the plan, beside the budget so far.
+
+        To be called under the storage's lock.
+        """
         begun = len(self.counted()) + len(self.running())
         self.plan = replace(
             self.plan,
@@ -160,20 +163,25 @@ class SharedStudy:
         )
         self._enqueue_named()
 
-    def hold(self, name: str, value: Any, problem: Callable[[Any], str]) -> Any:
-        """The study's attribute; `value` becomes it where there is none.
+    def guard(self, name: str, value: Any, problem: Callable[[Any], str]) -> Any:
+        """Return the study's attribute of a name; where there is none, a value becomes it.
+
+        Args:
+            name: of the attribute.
+            value: what it is in this search.
+            problem: says what is wrong with another value that the study has; empty where it may stay.
 
         Raises:
-            UserError: `problem(held)`, where that is another and the message is not empty.
+            UserError: the study has another value, and `problem` has a message for it.
         """
-        held = self.study.user_attrs.get(name)
-        if held is None:
+        there = self.study.user_attrs.get(name)
+        if there is None:
             self.study.set_user_attr(name, value)
             return value
-        message = problem(held) if held != value else ""
+        message = problem(there) if there != value else ""
         if message:
             raise UserError(message)
-        return held
+        return there
 
     def trial_id(self, number: int) -> int:
         """Return the name that the storage gives the trial of a number."""
@@ -182,7 +190,7 @@ class SharedStudy:
         return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def accuracy_floor(self, dense: float | None = None) -> float | None:
-        """What `min_accuracy` and `max_drop` come to, in [0, 1]; None where nothing is asked yet.
+        """Return what `min_accuracy` and `max_drop` come to, in [0, 1]; None where nothing is asked yet.
 
         Args:
             dense: the accuracy of the `dense` trial; None looks for it in the study.
@@ -199,7 +207,7 @@ class SharedStudy:
         return max(floors, default=None)
 
     def front(self) -> list[FrozenTrial]:
-        """The trials that none is better than in every objective, of those above the accuracy floor."""
+        """Return the trials above the accuracy floor that no other one beats in every objective."""
         complete = [trial for trial in self.counted() if trial.state is COMPLETE]
         return pareto_front(complete, self.study.directions, self.accuracy_floor())
 
@@ -229,15 +237,9 @@ class SharedStudy:
             for direction, name in zip(study.directions, plan.objectives, strict=True)
         )
         if not same or names not in (None, list(plan.objectives)):
-            held = names or [direction.name.lower() for direction in study.directions]
+            there = names or [direction.name.lower() for direction in study.directions]
             raise UserError(
                 f"hydra.sweeper.objectives=[{','.join(plan.objectives)}]: the study {plan.name!r} "
-                f"in {self.storage.name} has [{','.join(held)}]; give another "
+                f"in {self.storage.name} has [{','.join(there)}]; give another "
                 "hydra.sweeper.study_name"
             )
-
-
-def derived_seed(seed: int, position: str) -> int:
-    """A seed of 32 bits for one place in a study."""
-    digest = hashlib.sha256(f"{seed}/{position}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")

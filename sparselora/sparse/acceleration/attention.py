@@ -1,4 +1,4 @@
-"""transformers' attention function, but for what a CPU is better served by."""
+"""Replace transformers' attention function where a CPU is better served by another."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from sparselora.sparse.ops.rows import pad
 from sparselora.sparse.swap import run_on_load
 
 NAME = "sparselora_sdpa"
-"""Under which transformers finds `attention_forward`; set on a model's own config."""
+"""The name by which transformers finds `attention_forward`; set on a model's own config."""
 
 
 def attention_forward(
@@ -29,9 +29,9 @@ def attention_forward(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention, but for what a CPU is better served by: with dropout, or causal.
+    """Compute transformers' SDPA attention, with dropout or a causal mask by functions of our own.
 
-    Shapes and result are those of `sdpa_attention_forward`: (B, T, h, e).
+    Arguments and result, (B, T, h, e), are those of `sdpa_attention_forward`.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = not any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap"))

@@ -1,4 +1,4 @@
-"""A dense, frozen, gated FFN as one autograd function: the sparse one with every channel kept.
+"""Compute a dense, frozen, gated FFN by the sparse one's function, with every channel kept.
 
 It keeps two tensors of the intermediate width for the backward pass where autograd keeps four, and adds
 the gate's part of the gradient in place.
@@ -9,25 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparselora.sparse.backbone.architectures import is_class_of_a_row
+from sparselora.sparse.compat import is_bare
 from sparselora.sparse.ops.ffn import SparseFFNFunction
-from sparselora.sparse.swap import is_bare, mixed
-
-CLASSES = frozenset(
-    f"{name}MLP" for name in ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
-)
-"""transformers' classes of down_proj(act_fn(gate_proj(x)) · up_proj(x)); each model has its own."""
+from sparselora.sparse.swap import mixed
 
 
 class _FastFFN:
-    """Mixed into such a class, whose instance's state it shares."""
+    """Compute the block by one function where it is frozen; mixed into the class of a gated FFN."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        whole: Any = super()
+        original: Any = super()
         module: Any = self
         up, gate, down = module.up_proj, module.gate_proj, module.down_proj
         output: Tensor
         if not (module.training and all(map(_is_frozen, (up, gate, down)))):
-            output = whole.forward(hidden_states)
+            output = original.forward(hidden_states)
             return output
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
         dtype = up.weight.dtype
@@ -47,5 +44,5 @@ def _is_frozen(linear: nn.Module) -> bool:
 
 
 def fast_ffn(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """What stands in for an FFN of class `kind`; None where it is none of `CLASSES`."""
-    return mixed(_FastFFN, kind) if kind.__name__ in CLASSES else None
+    """Return the class to put in the place of an FFN's, None where no row names that as one's."""
+    return mixed(_FastFFN, kind) if is_class_of_a_row(kind, "gated_ffn_class") else None

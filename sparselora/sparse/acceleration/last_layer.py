@@ -1,101 +1,47 @@
-"""The last layer for the first token alone, where the classification head reads no other.
+"""Compute the last layer for the first token alone, where the classification head reads no other.
 
-Keys and values are of all tokens still. The query, attention, its output map and the FFN are of the first
-alone; at the others they give zeros, so what the layer gives there is of no use, and no gradient comes
-from there. For given channels, loss and gradients are those of the whole layer.
+Keys and values are of all tokens still. The query, attention, its output layer and the FFN are of the
+first alone; at the others they give zeros, so what the layer gives there is of no use, and no gradient
+comes from there. For given channels, loss and gradients are those of the full layer.
 """
 
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from sparselora.sparse.acceleration.first_token import (
     HELD,
     AnnounceHead,
     EndCall,
+    FFNInput,
+    FFNOutput,
     FirstToken,
+    FirstTokenOnly,
     NoteCall,
-    first_token_alone,
+    Query,
+    TokenByToken,
 )
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from sparselora.sparse.backbone.linear_map import module_at
 from sparselora.sparse.backbone.lookup import get_architecture, get_backbone, get_called, get_head
-from sparselora.sparse.ops.rows import pad
+from sparselora.sparse.backbone.paths import module_at
+from sparselora.sparse.compat import FORWARD_HOOKS, FORWARD_PRE_HOOKS
 from sparselora.sparse.swap import new_owner, owned, put_on, take_off, unmixed
 
 KNOWN_HOOKS = ("sparselora.", "transformers.utils.output_capturing")
 """Modules of hooks that read no hidden state, but where a call asks for them."""
+CHECKPOINTED = "gradient_checkpointing"
+"""Attribute of transformers' modules: whether their activations are made again in the backward pass."""
 BY_TOKEN = frozenset(
     ("adalora", "boft", "hra", "ia3", "loha", "lokr", "lora", "oft", "vblora", "vera")
 )
 """PEFT's methods that give of a token what that token alone asks for; variants of LoRA aside."""
 
 
-class _Shortened:
-    """What is mixed into the class of a module of the last layer, before all else."""
-
-    RANK = 2
-
-
-class _Whole(_Shortened):
-    """Of what maps a token to a token: of the first alone, then padded."""
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        whole: Any = super()
-        module: Any = self
-        output: Tensor
-        if not first_token_alone(module) or hidden_states.dim() != 3:
-            output = whole.forward(hidden_states, *args, **kwargs)
-            return output
-        output = whole.forward(hidden_states[:, :1].contiguous(), *args, **kwargs)
-        return pad(output, hidden_states.shape[1])
-
-
-class _Query(_Whole):
-    """The same of the query map, but where its channels are chosen by all tokens."""
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        module: Any = self
-        whole: Any = (
-            super(_Whole, module) if getattr(module, "needs_all_tokens", False) else super()
-        )
-        output: Tensor = whole.forward(hidden_states, *args, **kwargs)
-        return output
-
-
-class _Into(_Shortened):
-    """Of an FFN's first map: of the first token alone."""
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        whole: Any = super()
-        module: Any = self
-        first: FirstToken | None = module.__dict__.get(HELD)
-        if first is not None and first.alone and hidden_states.dim() == 3:
-            first.length = hidden_states.shape[1]
-            if module.training:
-                hidden_states = hidden_states[:, :1].contiguous()
-        output: Tensor = whole.forward(hidden_states, *args, **kwargs)
-        return output
-
-
-class _OutOf(_Shortened):
-    """Of its last map: padded, where the first gave one token."""
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        whole: Any = super()
-        module: Any = self
-        first: FirstToken | None = module.__dict__.get(HELD)
-        output: Tensor = whole.forward(hidden_states, *args, **kwargs)
-        if first is None or not first.alone or hidden_states.dim() != 3:
-            return output
-        return pad(output, first.length) if hidden_states.shape[1] == 1 else output
-
-
 def _is_transformers_own(head: nn.Module, path: str) -> bool:
-    """Whether what picks the token, and what PEFT trains in its place, are of the head's own file."""
+    """Return whether what picks the token, and what PEFT trains in its place, are of the head's file."""
     picker: Any = head.get_submodule(path)
     copies = getattr(picker, "modules_to_save", None)
     all_of_it = [picker] if copies is None else [picker.original_module, *copies.values()]
@@ -104,7 +50,7 @@ def _is_transformers_own(head: nn.Module, path: str) -> bool:
 
 
 def reads_first_token(model: nn.Module) -> bool:
-    """Whether this is transformers' own classifier, whose head takes position 0, of several layers."""
+    """Return whether a model is transformers' own classifier, which reads position 0 alone."""
     backbone: Any = get_backbone(model)
     config, head = backbone.config, get_head(model)
     if getattr(config, "model_type", None) not in ARCHITECTURES:
@@ -124,7 +70,7 @@ def reads_first_token(model: nn.Module) -> bool:
 
 
 class _Watch:
-    """Looks, before each call, for whoever would read more of the last layer or has changed it."""
+    """Look, before each call, for whoever would read more of the last layer or has changed it."""
 
     def __init__(self, head: nn.Module, paths: list[str]) -> None:
         backbone: Any = get_backbone(head)
@@ -144,20 +90,18 @@ class _Watch:
     @torch.compiler.assume_constant_result
     def __call__(self) -> bool:
         *_, last = self.layers.children()
-        shortened = [module_at(last, path) for path in self.paths]
+        changed = [module_at(last, path) for path in self.paths]
         return (
             last is self.layer
             and reads_first_token(self.head)
-            and all(isinstance(module, _Shortened) for module in shortened)
+            and all(isinstance(module, FirstTokenOnly) for module in changed)
             and not any(_is_looked_at(module) for module in self.looked_at)
-            and not any(
-                _mixes_tokens(part) for each in shortened if each for part in each.modules()
-            )
+            and not any(_mixes_tokens(part) for each in changed if each for part in each.modules())
         )
 
 
 def _mixes_tokens(module: nn.Module) -> bool:
-    """Whether an adapter may take more than a token for what it gives of that token, as Lily's router."""
+    """Return whether an adapter may need more than a token for that token's output, as Lily's router."""
     if not isinstance(module, BaseTunerLayer):
         return False
     package = unmixed(type(module)).__module__.split(".")
@@ -166,16 +110,23 @@ def _mixes_tokens(module: nn.Module) -> bool:
 
 
 def _is_looked_at(module: nn.Module) -> bool:
-    """Whether a hook sees what it gives, or a backward pass will compute it again."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    again = "forward" in vars(module) or getattr(module, "gradient_checkpointing", False)
-    return again or any(
-        not str(getattr(hook, "__module__", "")).startswith(KNOWN_HOOKS) for hook in hooks
+    """Return whether a hook sees what a module gives, or a backward pass will compute it again."""
+    # Of each module of a layer before each call: an attribute that is missing takes torch 10 µs to find.
+    state = module.__dict__
+    if "forward" in state:
+        return True
+    again = state.get(CHECKPOINTED)
+    if getattr(type(module), CHECKPOINTED, False) if again is None else again:
+        return True
+    hooks, pre_hooks = state[FORWARD_HOOKS], state[FORWARD_PRE_HOOKS]
+    return bool(hooks or pre_hooks) and any(
+        not str(getattr(hook, "__module__", "")).startswith(KNOWN_HOOKS)
+        for hook in (*hooks.values(), *pre_hooks.values())
     )
 
 
 class LastLayer:
-    """What shortens a last layer; nothing where the head reads more."""
+    """Have a last layer compute the first token alone; do nothing where the head reads more."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -188,7 +139,7 @@ class LastLayer:
         modules = {path: module_at(layer, path) for path in kinds}
         attention = module_at(layer, _attention_path(model))
         if attention is None or any(
-            module is None or "forward" in vars(module) or isinstance(module, _Shortened)
+            module is None or "forward" in vars(module) or isinstance(module, FirstTokenOnly)
             for module in modules.values()
         ):
             return  # changed or placed on several devices by another, or accelerated before
@@ -209,7 +160,7 @@ class LastLayer:
         ]
 
     def remove(self) -> None:
-        """What was there before."""
+        """Have the layer compute all tokens, as it did before."""
         for hook in self._hooks:
             hook.remove()
         for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
@@ -226,17 +177,17 @@ def _last(model: nn.Module) -> nn.Module:
 
 
 def _attention_path(model: nn.Module) -> str:
-    """Of the module that calls the attention function, below a layer."""
+    """Return the path, below a layer, of the module that calls the attention function."""
     return get_architecture(get_backbone(model).config).attention[0].rpartition(".")[0]
 
 
-def _kinds(model: nn.Module) -> dict[str, type[_Shortened]]:
-    """Path below the layer → what is mixed in there."""
+def _kinds(model: nn.Module) -> dict[str, type[FirstTokenOnly]]:
+    """Return the class to mix in at each path below the layer."""
     row = get_architecture(get_backbone(model).config)
     query, _, _, output = row.attention
-    kinds: dict[str, type[_Shortened]] = {output: _Whole}
+    kinds: dict[str, type[FirstTokenOnly]] = {output: TokenByToken}
     if row.query_of_some_tokens:
-        kinds[query] = _Query
+        kinds[query] = Query
     if row.whole is not None:
-        return {**kinds, row.whole: _Whole}
-    return {**kinds, row.lin1: _Into, row.lin2: _OutOf}
+        return {**kinds, row.whole: TokenByToken}
+    return {**kinds, row.lin1: FFNInput, row.lin2: FFNOutput}

@@ -1,4 +1,4 @@
-"""PEFT's plain LoRA layer computed by one autograd function, dense as it is."""
+"""Compute PEFT's plain LoRA layer by one autograd function, dense as it is."""
 
 from typing import Any
 
@@ -6,18 +6,19 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
+from sparselora.sparse.compat import is_bare
 from sparselora.sparse.ops.lora import LoRALinearFunction, adapter_rate
-from sparselora.sparse.swap import is_bare, mixed
+from sparselora.sparse.swap import mixed
 
 
 class _FastLora:
-    """Mixed into the class of PEFT's LoRA layer; anything but plain LoRA goes PEFT's way."""
+    """Compute plain LoRA as one function, and anything else PEFT's way; mixed into PEFT's LoRA layer."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        whole: Any = super()
+        original: Any = super()
         layer: Any = self
         if args or kwargs or not _is_plain(layer, x):
-            other: Tensor = whole.forward(x, *args, **kwargs)
+            other: Tensor = original.forward(x, *args, **kwargs)
             return other
         base: nn.Linear = layer.base_layer
         name = layer.active_adapters[0]
@@ -46,7 +47,7 @@ FastLoraLinear = mixed(_FastLora, LoraLinear)
 
 
 def fast_lora(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """What stands in for PEFT's LoRA layer; None where it is of another class."""
+    """Return the class to put in the place of PEFT's LoRA layer, None where `kind` is another."""
     return FastLoraLinear if kind is LoraLinear else None
 
 

@@ -1,26 +1,22 @@
-"""transformers' RMSNorm modules with a frozen weight, each computed by one function."""
+"""Compute transformers' RMSNorm modules with a frozen weight by one function each."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparselora.sparse.backbone.architectures import is_class_of_a_row
 from sparselora.sparse.ops.rms_norm import RMSNormFunction
 from sparselora.sparse.swap import mixed
-
-CLASSES = frozenset(
-    f"{name}RMSNorm" for name in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3", "SmolLM3")
-)
-"""transformers' classes of this very formula, with `variance_epsilon`; each model has its own."""
 
 _FUSED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _FastNorm:
-    """Mixed into such a class, whose instance's state it shares."""
+    """Normalise by one function; mixed into the class of a norm."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        whole: Any = super()
+        original: Any = super()
         module: Any = self
         weight: Tensor = module.weight
         output: Tensor
@@ -35,10 +31,10 @@ class _FastNorm:
             # Of other types the original computes in float32, and its casts are part of the result.
             output = RMSNormFunction.apply(hidden_states, weight, module.variance_epsilon)
         else:
-            output = whole.forward(hidden_states)
+            output = original.forward(hidden_states)
         return output
 
 
 def fast_norm(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """What stands in for a norm of class `kind`; None where it is none of `CLASSES`."""
-    return mixed(_FastNorm, kind) if kind.__name__ in CLASSES else None
+    """Return the class to put in the place of a norm's, None where no row names that as one's."""
+    return mixed(_FastNorm, kind) if is_class_of_a_row(kind, "rms_norm_class") else None

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 def padding_mask(
     backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor | None:
-    """The (batch, length) attention mask among a backbone's arguments; None where there is none.
+    """Return the (batch, length) attention mask among a backbone's arguments, None where there is none.
 
-    Of the tokens of this call alone: keys of earlier ones, such as a tuned prefix, have no states here.
+    It is of the tokens of this call alone: keys of earlier ones, such as a tuned prefix, have no states.
     """
     mask = argument(backbone, "attention_mask", args, kwargs)
     if mask is None or mask.dim() != 2:
@@ -25,7 +25,7 @@ def padding_mask(
 def argument(
     module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor | None:
-    """One argument of a call of `module`, however it is given; None where it is not."""
+    """Return one argument of a call of `module`, however it is given; None where it is not."""
     if name in kwargs or not args:
         given: Tensor | None = kwargs.get(name)
         return given

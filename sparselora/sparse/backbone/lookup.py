@@ -1,4 +1,4 @@
-"""Find the parts of a transformers model that have no layer number: its row, sizes, head and backbone."""
+"""Look up a transformers model: its row of the table, its sizes, its head, its backbone."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from sparselora.errors import UserError
-from sparselora.sparse.backbone.architectures import ARCHITECTURES, Architecture
+from sparselora.sparse.backbone.architecture import Architecture
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.model_shape import ModelShape
 
 
 def get_architecture(config: Any) -> Architecture:
-    """The row for a transformers config.
+    """Return the row of the table for a transformers config.
 
     Raises:
         UserError: there is none; the message lists what is supported and how to add a row.
@@ -21,14 +22,14 @@ def get_architecture(config: Any) -> Architecture:
     if model_type not in ARCHITECTURES:
         raise UserError(
             f"model: no FFN blocks known for the architecture {model_type!r}; supported are "
-            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row of ARCHITECTURES in "
-            "sparselora.sparse.backbone.architectures"
+            f"{', '.join(sorted(ARCHITECTURES))}; a new one is a row that "
+            "sparselora.register_architecture takes"
         )
     return ARCHITECTURES[model_type]
 
 
 def get_model_shape(config: Any) -> ModelShape:
-    """Sizes of the model that a transformers config describes."""
+    """Return the sizes of the model that a transformers config describes."""
     intermediate_size = getattr(config, get_architecture(config).intermediate_size)
     return ModelShape(
         num_layers=config.num_hidden_layers,
@@ -38,7 +39,7 @@ def get_model_shape(config: Any) -> ModelShape:
 
 
 def get_head(model: nn.Module) -> nn.Module:
-    """transformers' model, head included, out of PEFT's wrapper where it is in one."""
+    """Return transformers' model, head included, out of PEFT's wrapper where it is in one."""
     inner: Any = model
     while isinstance(inner, PeftModel | PeftMixedModel | BaseTuner):
         inner = inner.model if isinstance(inner, BaseTuner) else inner.base_model
@@ -47,7 +48,11 @@ def get_head(model: nn.Module) -> nn.Module:
 
 
 def get_backbone(model: nn.Module) -> nn.Module:
-    """The encoder below adapters and head: the module that is called with `attention_mask`."""
+    """Return the model below adapters and head, as `AutoModel` makes it.
+
+    Raises:
+        UserError: this is not a transformers model.
+    """
     inner = get_head(model)
     backbone = getattr(inner, "base_model", None)
     if not isinstance(backbone, nn.Module) or not hasattr(backbone, "config"):
@@ -56,6 +61,6 @@ def get_backbone(model: nn.Module) -> nn.Module:
 
 
 def get_called(model: nn.Module) -> nn.Module:
-    """What is called with the batch and its `attention_mask`, whatever the task's head."""
+    """Return the module that is called with the batch and its mask, whatever the task's head."""
     backbone: Any = get_backbone(model)
     return backbone.get_submodule(get_architecture(backbone.config).called)

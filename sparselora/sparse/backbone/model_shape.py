@@ -1,11 +1,11 @@
-"""The sizes of a model that settings are checked against; loads no torch."""
+"""Hold the sizes of a model that settings are checked against; this loads no torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that settings are checked against; read from a config, without weights."""
+    """Hold the sizes that settings are checked against; read from a config, without weights."""
 
     num_layers: int
     hidden_size: int

@@ -1,7 +1,7 @@
-"""Frozen linear maps that hold their weights in 4 bits, as QLoRA does (Dettmers et al. 2023, section 3).
+"""Read frozen layers that hold weights in 4 bits, as QLoRA does (Dettmers et al. 2023, section 3).
 
-They are bitsandbytes', which is looked up among what is loaded: a model that holds such maps has loaded
-it, and no other needs it.
+They are bitsandbytes', which is looked up among what is loaded: a model that holds such layers has
+loaded it, and no other needs it.
 """
 
 import sys
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from sparselora.errors import UserError
 
 _PACKS = "support_avx512bf16_for_cpu"
-"""The attribute of a map, set by bitsandbytes where it is made, that it looks at in evaluation."""
+"""The attribute of a layer, set by bitsandbytes where it is made, that it looks at in evaluation."""
 _HOLDERS = "_sparselora_holders"
-"""How many hold it off, and what it was."""
+"""The attribute that holds how many keep it from packing, and what it was."""
 
 
 def is_quantized(linear: nn.Module) -> bool:
-    """Whether a map holds its weight in 4 bits."""
+    """Return whether a linear layer holds its weight in 4 bits."""
     library: Any = None if type(linear) is nn.Linear else sys.modules.get("bitsandbytes")
     return library is not None and isinstance(linear, library.nn.Linear4bit)
 
 
 def dequantized(linear: nn.Module) -> Tensor:
-    """(out, in), computed from the bits each time, in the dtype that was quantized.
+    """Return the weight, (out, in), computed from the bits, in the dtype that was quantized.
 
     Raises:
-        UserError: bitsandbytes has packed the map for inference, which rounds it once more.
+        UserError: bitsandbytes has packed the layer for inference, which rounds it once more.
     """
     _check_trainable(linear)
     parameter: Any = linear.get_parameter("weight")
@@ -39,7 +39,7 @@ def dequantized(linear: nn.Module) -> Tensor:
 
 
 def _state(linear: Any) -> Any:
-    # A parameter that was pickled, or sharded, has lost it; its map has it still.
+    # A parameter that was pickled, or sharded, has lost it; its layer has it still.
     state = getattr(linear.weight, "quant_state", None)
     return linear.quant_state if state is None else state
 
@@ -54,13 +54,13 @@ def _check_trainable(linear: nn.Module) -> None:
 
 
 def compute_dtype(linear: nn.Module, hidden_states: Tensor) -> torch.dtype:
-    """What a map that holds 4 bits multiplies in, autocast aside."""
+    """Return the dtype that a layer of 4 bits multiplies in, autocast aside."""
     asked: Any = linear.compute_dtype
     return asked if isinstance(asked, torch.dtype) else hidden_states.dtype
 
 
 class Version:
-    """Which weight a map of 4 bits holds: equal where it is the very same object.
+    """Stand for the weight that a layer of 4 bits holds: equal where it is the very same object.
 
     PEFT puts another in its place where it merges an adapter, and where it takes it out again.
     """
@@ -79,10 +79,13 @@ class Version:
 
 
 def keep_trainable(model: nn.Module) -> list[nn.Module]:
-    """Have the 4-bit maps of `model` stay as they are in evaluation; → what `give_back` takes.
+    """Have the 4-bit layers of a model stay as they are in evaluation.
 
-    On a CPU with bfloat16 instructions bitsandbytes packs a map anew in its first evaluation: its scales
+    On a CPU with bfloat16 instructions bitsandbytes packs a layer anew in its first evaluation: scales
     are rounded to bfloat16, and what trains afterwards gets no gradient through it.
+
+    Returns:
+        What `give_back` takes.
 
     Raises:
         UserError: one is packed already.
@@ -100,7 +103,7 @@ def keep_trainable(model: nn.Module) -> list[nn.Module]:
 
 
 def give_back(held: list[nn.Module]) -> None:
-    """Undo `keep_trainable`; the last one that asked for it gives a map its own way back."""
+    """Undo `keep_trainable`; the last one that asked for it gives a layer its own way back."""
     for module in held:
         state = module.__dict__
         state[_HOLDERS][0] -= 1

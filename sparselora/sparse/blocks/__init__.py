@@ -1,1 +1,1 @@
-"""What computes a layer sparsely."""
+"""Compute a layer sparsely, and put that in the place of its own modules' forward."""

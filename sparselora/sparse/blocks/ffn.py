@@ -1,66 +1,31 @@
-"""One FFN block made sparse: chooses its channels and computes with them."""
+"""Make one FFN block sparse: choose its channels and compute with them."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock
-from sparselora.sparse.backbone.linear_map import LinearMap
-from sparselora.sparse.channels.compensation import (
-    Compensation,
-    Correction,
-    fixed_correction,
-    lowrank_compensation,
-    mean_compensation,
-)
-from sparselora.sparse.channels.ffn_estimators import build_estimator, left_alone
+from sparselora.sparse.blocks.choice import ChannelChoice
+from sparselora.sparse.blocks.ffn_slice import FFNSlice
+from sparselora.sparse.channels.compensation import Compensation
+from sparselora.sparse.channels.ffn_estimators import build_estimator
 from sparselora.sparse.channels.moments import LayerMoments
-from sparselora.sparse.channels.selector import select_ffn_channels
-from sparselora.sparse.channels.state import Call, SparsityState
+from sparselora.sparse.channels.random_scores import restore_generator, saved_generator
+from sparselora.sparse.channels.selector import FFNChannels, select_ffn_channels
+from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.channels.tokens import split_apply
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.copies import CopiedWithModel
-from sparselora.sparse.ops.ffn import SparseFFNFunction
 from sparselora.sparse.schedule import kept_channels
 from sparselora.sparse.swap import HELD
 from sparselora.sparse.tensors import tensors_in
 
 
-@dataclass(eq=False)
-class Slice:
-    """The frozen weights of one choice of channels, and what stands in for the others."""
-
-    indices: Tensor
-    """(k,), sorted."""
-    lin1: Tensor
-    """(k, d); likewise the next two."""
-    lin2: Tensor
-    gate: Tensor | None
-    correction: Correction | None
-    merged: tuple[tuple[object, ...], ...]
-    """Of each map when it was sliced, see `LinearMap.merged`."""
-
-    def to(self, dtype: torch.dtype) -> "Slice":
-        """The same in another dtype; the shift stays, since it is added to a bias."""
-        correction = self.correction
-        if correction is not None and correction.down is not None:
-            assert correction.up is not None
-            correction = correction._replace(
-                down=correction.down.to(dtype), up=correction.up.to(dtype)
-            )
-        gate = None if self.gate is None else self.gate.to(dtype)
-        lin1, lin2 = self.lin1.to(dtype), self.lin2.to(dtype)
-        return Slice(self.indices, lin1, lin2, gate, correction, self.merged)
-
-
 class SparseFFN(CopiedWithModel):
-    """One block made sparse.
+    """Compute one FFN block sparsely, by the channels that it chooses.
 
     Args:
         block: with its original modules.
@@ -82,7 +47,7 @@ class SparseFFN(CopiedWithModel):
         self.config = config
         self.kept = kept
         self.state = state
-        self._whole_now = False
+        self._dense_now = False
         """Whether the block's own modules are to compute all channels, inside a sparse call."""
         # Tensors, since a compiled graph would take a number for a constant and compile anew.
         self._calls = torch.zeros((), dtype=torch.int64)
@@ -90,19 +55,17 @@ class SparseFFN(CopiedWithModel):
         self._tokens = torch.zeros((), dtype=torch.int64, device=block.lin1.device)
         self._computed = torch.zeros_like(self._tokens)
         self.estimator: nn.Module = build_estimator(block, config, moments)
-        self._compensation = self._fit_compensation(moments)
-        # What is kept from call to call is gathered once; what serves one batch is let go with it.
-        self._keeps_slice = config.kind.fixed or config.estimator_every > 1
-        self._slice: Slice | None = None
-        self._chosen: Tensor | None = None
-        self._expires = 0
-        """The first sparse call of the model, by its number, that chooses anew."""
-        self._fixed = self._fit_fixed(moments)
-        self._fixed_kept = kept
+        self.choice: ChannelChoice[FFNChannels] = ChannelChoice(
+            block.name, config, state, self.estimator, self._pick
+        )
+        lin2 = block.lin2.weight.detach()
+        # Fitted here, not in the first step.
+        stays = self._fixed_choice(lin2) if config.kind.fixed else None
+        self.compensation = Compensation.fitted(config, moments, lin2, stays)
 
     def computes(self) -> bool:
-        """Whether, in a sparse call, all modules of the block are there, and training, to compute it."""
-        return not self._whole_now and self._is_there()
+        """Return whether, in a sparse call, all modules of the block are there to compute it."""
+        return not self._dense_now and self._is_there()
 
     @torch.compiler.assume_constant_result
     def _is_there(self) -> bool:
@@ -114,7 +77,7 @@ class SparseFFN(CopiedWithModel):
 
     @property
     def modules(self) -> list[nn.Module]:
-        """What stands in for the block: each computes its part of it only while all are there."""
+        """Return the modules that compute the block's parts, each sparsely only while all are there."""
         return [self.block.found[path] for path in self.block.paths]
 
     def set_training(self, mode: bool) -> None:
@@ -124,50 +87,51 @@ class SparseFFN(CopiedWithModel):
 
     def follow(self, block: FFNBlock) -> None:
         """Go on with another block's modules and weights, which were put in the place of its own."""
-        self.block, self._slice = block, None
+        self.block = block
+        self.choice.gathered.clear()
 
     @property
     def calls(self) -> int:
-        """How many sparse forward passes there were; what checkpointing recomputes is not one."""
+        """Return how many sparse forward passes there were; recomputed ones do not count."""
         return int(self._calls)
 
     @property
     def chosen(self) -> Tensor | None:
-        """The channels of the last sparse call, (k,), sorted; None before the first."""
-        return self._chosen
+        """Return the channels of the last sparse call, (k,), sorted; None before the first."""
+        return None if self.choice.chosen is None else self.choice.chosen.indices
 
     @property
     def realised_sparsity(self) -> float | None:
-        """Share of channels left out, over the real tokens of all sparse calls; None before the first.
+        """Return the share of channels left out, over the real tokens of all sparse calls.
 
-        Tokens that stay dense in a sparse call are of it, padding is not.
+        Tokens that stay dense in a sparse call are of it, padding is not. None before the first call.
         """
         if not int(self._tokens):
             return None
         return 1.0 - int(self._computed) / (int(self._tokens) * self.block.intermediate_size)
 
     def held(self) -> Iterator[Tensor]:
-        """What stays from step to step beside the model's own tensors."""
-        return tensors_in((self.estimator, self._slice, self._compensation, self._fixed))
+        """Return the tensors that stay from step to step beside the model's own."""
+        return tensors_in((self.estimator, self.choice.gathered, self.compensation))
 
     @property
     def kept_now(self) -> int:
-        """k at the present share of the sparsity, rounded as k itself is."""
+        """Return k at the present share of the sparsity, rounded as k itself is."""
         f = self.block.intermediate_size
         if self.state.share >= 1.0:
             return self.kept
         return kept_channels(self.state.share * (1.0 - self.kept / f), f)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next call depends on, or the report counts."""
-        generator = getattr(self.estimator, "generator", None)
+        """Return what the next call depends on, or the report counts."""
+        choice = self.choice.state_dict()
         return {
             "calls": self._calls.clone(),
             "tokens": self._tokens.cpu(),
             "computed": self._computed.cpu(),
-            "chosen": None if self._chosen is None else self._chosen.cpu(),
-            "expires": self._expires,
-            "generator": None if generator is None else generator.get_state(),
+            "chosen": None if choice["chosen"] is None else choice["chosen"][0],
+            "expires": choice["expires"],
+            "generator": saved_generator(self.estimator),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -177,86 +141,51 @@ class SparseFFN(CopiedWithModel):
             self._tokens.copy_(state["tokens"])
             self._computed.copy_(state["computed"])
         device = self.block.lin1.device
-        self._chosen = None if state["chosen"] is None else state["chosen"].to(device)
-        self._expires, self._slice = state["expires"], None
-        if state["generator"] is not None:
-            generator = torch.Generator(device=device)
-            generator.set_state(state["generator"])
-            setattr(self.estimator, "generator", generator)  # noqa: B010 (a module's attribute)
+        chosen = None if state["chosen"] is None else [state["chosen"]]
+        choice = {"chosen": chosen, "expires": state["expires"]}
+        self.choice.load_state_dict(choice, FFNChannels, device)
+        restore_generator(self.estimator, state["generator"], device)
 
-    @torch.no_grad()
     def select(self, hidden_states: Tensor) -> Tensor:
-        """The channels for this batch: (B, T, d) or (N, d) → (k,), sorted.
+        """Return the channels for this batch: (B, T, d) or (N, d) → (k,), sorted."""
+        return self.choice.select(hidden_states, self.kept_now).indices
 
-        Within one call of the model the choice is made once, so that a recomputation under gradient
-        checkpointing takes the same channels. Under `torch.distributed` all ranks choose alike. A call
-        that trains nothing leaves kept choices and generators as they were.
-        """
-        call = self.state.in_hand()
-        found: Tensor | None = None if call.choices is None else call.choices.get(self.block.name)
-        if found is not None and found.device == hidden_states.device:
-            return found
-        count, kept = call.number, self.kept_now
-        if call.number is None and call.choices is None and self.config.estimator_every > 1:
-            raise RuntimeError("estimator_every over 1 is not possible under torch.compile")
-        holds = self.config.kind.fixed or (count is not None and count < self._expires)
-        there = self._chosen
-        same = there is not None and len(there) == kept and there.device == hidden_states.device
-        if there is None or not (same and holds):
-            there = self._choose(hidden_states, kept, call)
-        if call.choices is not None:
-            call.choices[self.block.name] = there
-        return there
-
-    def _choose(self, hidden_states: Tensor, kept: int, call: Call) -> Tensor:
-        if any(buffer.device != hidden_states.device for buffer in self.estimator.buffers()):
-            self.estimator.to(hidden_states.device)
-        tokens = self.config.estimator_tokens if self.config.kind.uses_tokens else 1
-        sample, weights = self.state.sample(hidden_states.detach(), tokens)
-        with nullcontext() if call.trains else left_alone(self.estimator):
-            scores = self.estimator(sample, weights)
-        if scores.shape != (self.block.intermediate_size,):
+    def _pick(self, scores: Tensor, kept: int) -> FFNChannels:
+        channels = self.block.intermediate_size
+        if scores.shape != (channels,):
             raise UserError(
                 f"estimator={self.config.estimator}: gave scores of {[*scores.shape]} for "
-                f"{self.block.name}, whose FFN has {self.block.intermediate_size} channels"
+                f"{self.block.name}, whose FFN has {channels} channels"
             )
-        if self.config.kind.uses_tokens and dist.is_available() and dist.is_initialized():
-            squares = scores.square()  # norms over the tokens of all ranks
-            dist.all_reduce(squares)
-            scores = squares.sqrt_()
-        chosen = select_ffn_channels(scores, kept)
-        if not call.trains:
-            return chosen
-        # What a batch without context chose serves no other batch.
-        alone = not (dist.is_available() and dist.is_initialized())
-        nothing = alone and call.split is not None and not call.split.context
-        every = 1 if nothing else self.config.estimator_every
-        self._expires = 0 if call.number is None else call.number + every
-        self._chosen, self._slice = chosen, None
-        return chosen
+        return FFNChannels(select_ffn_channels(scores, kept))
+
+    @torch.no_grad()
+    def _fixed_choice(self, lin2: Tensor) -> Tensor:
+        scores = self.estimator(lin2.new_empty(0, self.block.hidden_size), None)
+        return self._pick(scores, self.kept).indices
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(…, d) → (…, d), without the block's dropout, which its layer applies.
+        """Compute the block sparsely: (…, d) → (…, d), without its dropout, which its layer applies.
 
-        Where the batch is split, output tokens go through the whole block.
+        Where the batch is split, output tokens go through the block's own modules, and are dense.
         """
         x = hidden_states.reshape(-1, hidden_states.shape[-1])
-        chosen_before = self.block.name in (self.state.in_hand().choices or ())
+        chosen_before = self.choice.was_made()
         # Whatever this rank's batch holds: the others choose with it.
-        indices = self.select(hidden_states)
+        channels = self.choice.select(hidden_states, self.kept_now)
         if not chosen_before:
-            self._count(hidden_states, indices.numel())
+            self._count(hidden_states, len(channels.indices))
         y = split_apply(
-            self.state.split, x, lambda context: self._compute(context, indices), self._whole
+            self.state.split, x, lambda context: self._compute(context, channels), self._dense
         )
         return y.view(hidden_states.shape)
 
-    def _whole(self, x: Tensor) -> Tensor:
-        self._whole_now = True
+    def _dense(self, x: Tensor) -> Tensor:
+        self._dense_now = True
         try:
             return self.block(x)
         finally:
-            self._whole_now = False
+            self._dense_now = False
 
     @torch.no_grad()
     def _count(self, hidden_states: Tensor, kept: int) -> None:
@@ -268,124 +197,15 @@ class SparseFFN(CopiedWithModel):
         self._tokens.add_(sparse).add_(dense)
         self._computed.add_(sparse, alpha=kept).add_(dense, alpha=self.block.intermediate_size)
 
-    def _compute(self, x: Tensor, indices: Tensor) -> Tensor:
-        """(N, d) → (N, d)."""
-        dtype = self.block.lin1.dtype(x)
-        weights = self._gather(indices, dtype)
-        block, correction = self.block, weights.correction
-        b1, b2 = _bias(block.lin1, indices), block.lin2.bias
-        bg = None if block.gate is None else _bias(block.gate, indices)
-        if correction is not None:
-            b2 = correction.shift if b2 is None else b2 + correction.shift
-        b1, b2, bg = (None if bias is None else bias.to(dtype) for bias in (b1, b2, bg))
-        if block.has_adapters:
-            y = self._with_adapters(x.to(dtype), weights, b1, b2, bg)
-            return block.lin2.returned(y, x)
-        y = SparseFFNFunction.apply(
-            x.to(dtype),
-            weights.lin1,
-            b1,
-            weights.lin2,
-            b2,
-            block.activation,
-            weights.gate,
-            bg,
-            None if correction is None else correction.down,
-            None if correction is None else correction.up,
-        )
-        return block.lin2.returned(y, x)
-
-    def _with_adapters(
-        self,
-        x: Tensor,
-        weights: Slice,
-        b1: Tensor | None,
-        b2: Tensor | None,
-        bg: Tensor | None,
-    ) -> Tensor:
-        """The same where maps of the block carry LoRA: its rows and columns of the kept channels.
-
-        A channel that is left out is zero to lin2 and to its adapter alike, so the adapters' part is
-        exact for the channels that are there. Left to autograd, since adapters train.
-        """
-        block, indices = self.block, weights.indices
-        z = nn.functional.linear(x, weights.lin1, b1) + _adapted(block.lin1, x, indices)
-        if block.gate is None:
-            a = block.activation(z)
-        else:
-            assert weights.gate is not None
-            g = nn.functional.linear(x, weights.gate, bg) + _adapted(block.gate, x, indices)
-            a = block.activation(g) * z
-        y = nn.functional.linear(a, weights.lin2.t(), b2)
-        last = block.lin2.adapter
-        if last is not None:
-            low = last.dropout(a) @ last.a.index_select(1, indices).to(a.dtype).t()
-            y = y + last.scaling * (low @ last.b.to(a.dtype).t())
-        if weights.correction is not None and weights.correction.down is not None:
-            assert weights.correction.up is not None
-            y = y + (x @ weights.correction.down) @ weights.correction.up
-        return y
+    def _compute(self, x: Tensor, channels: FFNChannels) -> Tensor:
+        return self._gather(channels, self.block.lin1.dtype(x)).compute(self.block, x)
 
     @torch.no_grad()
-    def _gather(self, indices: Tensor, dtype: torch.dtype) -> Slice:
-        kept, block = self._slice, self.block
-        same = kept is not None and kept.lin1.dtype == dtype and kept.indices is indices
-        if kept is not None and same and kept.merged == block.merged:
-            return kept
-        lin1, lin2, gate = block.weights()
-        lin2 = lin2.t().index_select(0, indices)
-        weights = Slice(
-            indices,
-            lin1.index_select(0, indices),
-            lin2,
-            None if gate is None else gate.index_select(0, indices),
-            self._correction(indices, lin2),
-            block.merged,
-        ).to(dtype)
-        if self._keeps_slice and indices is self._chosen:
-            self._slice = weights
-        return weights
-
-    def _correction(self, indices: Tensor, lin2: Tensor) -> Correction | None:
-        if self._fixed is not None and len(indices) == self._fixed_kept:
-            if self._fixed.shift.device != indices.device:
-                self._fixed = self._fixed.to(indices.device)
-            return self._fixed
-        if self._compensation is None:
-            return None
-        if self._compensation.intercepts.device != indices.device:
-            self._compensation = self._compensation.to(indices.device)
-        return self._compensation.correction(indices, lin2)
-
-    def _fit_compensation(self, moments: LayerMoments | None) -> Compensation | None:
-        kind, lin2 = self.config.compensation, self.block.lin2.weight.detach()
-        if kind == "none":
-            return None
-        assert moments is not None
-        if kind == "mean":
-            return mean_compensation(moments, lin2)
-        return lowrank_compensation(moments, lin2, self.config.compensation_rank)
-
-    @torch.no_grad()
-    def _fit_fixed(self, moments: LayerMoments | None) -> Correction | None:
-        """The map for the one choice of a fixed estimator: fitted here, not in its first step."""
-        if self.config.compensation != "lowrank" or not self.config.kind.fixed:
-            return None
-        assert moments is not None
-        lin2 = self.block.lin2.weight.detach()
-        scores = self.estimator(lin2.new_empty(0, self.block.hidden_size), None)
-        kept = select_ffn_channels(scores, self.kept)
-        return fixed_correction(moments, lin2, kept, self.config.compensation_rank)
-
-
-def _adapted(linear: LinearMap, x: Tensor, indices: Tensor) -> Tensor | float:
-    adapter = linear.adapter
-    if adapter is None:
-        return 0.0
-    low = adapter.dropout(x) @ adapter.a.to(x.dtype).t()
-    return adapter.scaling * (low @ adapter.b.index_select(0, indices).to(x.dtype).t())
-
-
-def _bias(linear: LinearMap, indices: Tensor) -> Tensor | None:
-    bias = linear.bias
-    return None if bias is None else bias.index_select(0, indices)
+    def _gather(self, channels: FFNChannels, dtype: torch.dtype) -> FFNSlice:
+        there: FFNSlice | None = self.choice.gathered.get("ffn")
+        if there is not None and there.serves(self.block, channels, dtype):
+            return there
+        made = FFNSlice.of(self.block, channels, self.compensation, dtype)
+        if self.choice.keeps and channels is self.choice.chosen:
+            self.choice.gathered["ffn"] = made
+        return made

@@ -1,4 +1,4 @@
-"""Has sparse blocks follow what PEFT puts in the place of their modules, or around them."""
+"""Have sparse blocks follow what PEFT puts in the place of their modules, or around them."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import find_block
 from sparselora.sparse.blocks.attention import SparseAttention
 from sparselora.sparse.blocks.ffn import SparseFFN
-from sparselora.sparse.blocks.stand_in import stand_in_for_attention, stand_in_for_ffn, take_back
+from sparselora.sparse.blocks.stand_in import unwrap, wrap_attention, wrap_ffn
 from sparselora.sparse.channels.state import SparsityState
 
 
 class FollowModel:
-    """Forward pre-hook of the backbone, after the one that notes the batch.
+    """Find out, before a sparse training call of the backbone, what was changed in its modules.
 
-    Before a sparse training call it looks for what was changed since the last one: adapters that were
-    added, switched, merged or taken away, weights that train now. A block goes on with the modules that
-    are there, or the call is refused.
+    A forward pre-hook, after the one that notes the batch. It looks for what was changed since
+    the last call: adapters that were added, switched, merged or taken away, weights that train now. A
+    block goes on with the modules that are there, or the call is refused.
     """
 
     def __init__(
@@ -31,6 +31,11 @@ class FollowModel:
         self.state, self.ffns, self.attentions, self.owner = state, ffns, attentions, owner
 
     def __call__(self, backbone: nn.Module, args: tuple[Any, ...]) -> None:
+        """Have each block go on with the modules that are there.
+
+        Raises:
+            UserError: a block cannot be sparse with what was put there.
+        """
         call = self.state.call
         if torch.compiler.is_compiling() or call is None or not (call.sparse and call.trains):
             return
@@ -51,23 +56,23 @@ class FollowModel:
             block.check_sliceable()
             return
         for module in ffn.modules:
-            take_back(module, self.owner)
+            unwrap(module, self.owner)
         now = find_block(block.architecture, block.layer, block.name)
         now.check_sliceable()
         sizes = [(each.hidden_size, each.intermediate_size) for each in (block, now)]
         if sizes[0] != sizes[1]:
             raise UserError(f"model: {block.name}'s FFN is {sizes[1]} now, and was {sizes[0]}")
         ffn.follow(now)
-        stand_in_for_ffn(ffn, self.owner)
+        wrap_ffn(ffn, self.owner)
 
     def _follow_attention(self, sparse: SparseAttention) -> None:
         attention, roles, queries = sparse.attention, sparse.roles, bool(sparse.qk_sparsity)
         if attention.is_current:
             attention.check_sliceable(roles, queries)
             return
-        for linear in attention.maps.values():
-            take_back(linear.module, self.owner)
+        for linear in attention.projections.values():
+            unwrap(linear.module, self.owner)
         now = attention.looked_up()
         now.check_sliceable(roles, queries)
         sparse.follow(now)
-        stand_in_for_attention(sparse, self.owner)
+        wrap_attention(sparse, self.owner)

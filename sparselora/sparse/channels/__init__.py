@@ -1,1 +1,1 @@
-"""Which channels are kept, and what stands in for the others."""
+"""Choose the channels that are kept, and find what stands in for the others."""

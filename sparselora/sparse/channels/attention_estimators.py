@@ -1,4 +1,4 @@
-"""What scores the channels of a layer's attention: norms of query, key and value from hidden states.
+"""Score the channels of a layer's attention: norms of query, key and value from hidden states.
 
 Such a module's forward takes hidden states, (n, d), and token weights, (n, 1) or None, and returns three
 of (rows,). One is a function here, named by a row of `sparselora.sparse.estimators.ESTIMATORS`, or
@@ -8,9 +8,10 @@ registered with `register_estimator`.
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.attention import Attention
-from sparselora.sparse.channels.ffn_estimators import RandomEstimator, norms_over_tokens
+from sparselora.sparse.channels.ffn_estimators import norms_over_tokens
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import InputMoments
+from sparselora.sparse.channels.random_scores import RandomEstimator
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 
@@ -18,19 +19,25 @@ SCORED = ("query", "key", "value")
 
 
 class ProjectionNorms(nn.Module):
-    """‖estimate of the map‖ of each channel over the tokens, for query, key and value."""
+    """Give ‖estimate of the projection‖ of each channel over the tokens, for query, key and value."""
 
-    def __init__(self, maps: dict[str, nn.Module]) -> None:
+    def __init__(self, estimates: dict[str, nn.Module]) -> None:
         super().__init__()
-        self.maps = nn.ModuleDict(maps)
+        self.estimates = nn.ModuleDict(estimates)
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
-        """(n, d), (n, 1) or None → three of (rows,), at least float32."""
-        return [norms_over_tokens(self.maps[role](hidden_states), token_weights) for role in SCORED]
+        """Return three tensors of (rows,), at least float32.
+
+        Args:
+            hidden_states: (n, d).
+            token_weights: (n, 1), or None where all tokens count alike.
+        """
+        estimated = (self.estimates[role](hidden_states) for role in SCORED)
+        return [norms_over_tokens(each, token_weights) for each in estimated]
 
 
 class FixedNorms(nn.Module):
-    """The same norms whatever the batch."""
+    """Give the same norms whatever the batch."""
 
     def __init__(self, norms: dict[str, Tensor]) -> None:
         super().__init__()
@@ -38,12 +45,12 @@ class FixedNorms(nn.Module):
             self.register_buffer(role, norms[role])
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
-        """→ three of (rows,)."""
+        """Return three tensors of (rows,)."""
         return [self.get_buffer(role) for role in SCORED]
 
 
 class RandomNorms(nn.Module):
-    """Drawn anew each time."""
+    """Draw norms anew each time."""
 
     def __init__(self, sizes: dict[str, int], seed: int) -> None:
         super().__init__()
@@ -55,12 +62,12 @@ class RandomNorms(nn.Module):
         )
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None) -> list[Tensor]:
-        """→ three of (rows,)."""
+        """Return three tensors of (rows,)."""
         return [self.drawn[role](hidden_states) for role in SCORED]
 
 
 class _Exact(nn.Module):
-    """The frozen map itself, without its adapter: that is what a channel left out leaves out."""
+    """Compute the frozen projection itself, without its adapter: what a channel left out leaves out."""
 
     def __init__(self, attention: Attention, role: str) -> None:
         super().__init__()
@@ -68,7 +75,7 @@ class _Exact(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         attention, role = self._source
-        x = hidden_states.to(attention.maps[role].dtype(hidden_states))
+        x = hidden_states.to(attention.projections[role].dtype(hidden_states))
         bias = attention.bias(role)
         bias = None if bias is None else bias.to(x.dtype)
         return nn.functional.linear(x, attention.weight(role).to(x.dtype), bias)
@@ -77,14 +84,14 @@ class _Exact(nn.Module):
 def svd_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> ProjectionNorms:
-    """Truncated SVD of each map at `svd_rank`, or its own where that is less; bias kept."""
+    """Build the truncated SVD of each projection at `svd_rank`, or its own where that is less."""
     return _lowrank_norms(attention, config, None)
 
 
 def whitened_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> ProjectionNorms:
-    """The same rank and cost, but the error is least over the inputs seen in calibration."""
+    """Build estimates of the rank and cost of `svd_norms`, nearest on the inputs seen in calibration."""
     return _lowrank_norms(attention, config, moments)
 
 
@@ -103,14 +110,14 @@ def _lowrank_norms(
 def oracle_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> ProjectionNorms:
-    """The true outputs of the frozen maps."""
+    """Build norms of the true outputs of the frozen projections."""
     return ProjectionNorms({role: _Exact(attention, role) for role in SCORED})
 
 
 def static_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> FixedNorms:
-    """Root mean squares over the calibration batches."""
+    """Build norms that are root mean squares over the calibration batches."""
     assert moments is not None
     return FixedNorms(
         {
@@ -133,7 +140,7 @@ def _root_mean_square(weight: Tensor, bias: Tensor | None, moments: InputMoments
 def magnitude_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> FixedNorms:
-    """Norms of the maps' rows: weights alone, no data."""
+    """Build norms of the projections' rows: weights alone, no data."""
     return FixedNorms(
         {role: attention.weight(role).detach().float().norm(dim=1) for role in SCORED}
     )
@@ -142,7 +149,7 @@ def magnitude_norms(
 def random_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> RandomNorms:
-    """Uniform, seeded by the config's seed and the layer."""
+    """Build uniform norms, seeded by the config's seed and the layer."""
     index = int(attention.name.rsplit(".", 1)[1])
     sizes = {role: len(attention.weight(role)) for role in SCORED}
     return RandomNorms(sizes, seed=(config.seed + 1) * 1_000_003 + index)
@@ -151,7 +158,7 @@ def random_norms(
 def build_norms(
     attention: Attention, config: SparsityConfig, moments: InputMoments | None
 ) -> nn.Module:
-    """What gives the norms, by the config's estimator."""
+    """Build what gives the norms of one layer's attention, by the config's estimator."""
     build = config.kind.build_attention
     assert build is not None  # a config whose estimator has none leaves attention dense
     norms: nn.Module = load_builder(build)(attention, config, moments)

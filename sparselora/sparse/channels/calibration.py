@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.calls import padding_mask
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
-from sparselora.sparse.backbone.linear_map import module_at
 from sparselora.sparse.backbone.lookup import get_called
+from sparselora.sparse.backbone.paths import module_at
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
 from sparselora.sparse.channels.moments import Calibration, LayerMoments
 from sparselora.sparse.channels.tokens import output_tokens
 
 
 class _Sums:
-    """Sums over tokens for one block."""
+    """Add up what one block sees over tokens, in float64: covariances are differences of sums."""
 
     def __init__(self, block: FFNBlock) -> None:
         self.block = block
@@ -45,7 +45,7 @@ class _Sums:
             total.add_(more)
 
     def moments(self) -> LayerMoments:
-        """Of the batches of all ranks, where there are several."""
+        """Return the moments, of the batches of all ranks where there are several."""
         count = torch.tensor(float(self.tokens), dtype=torch.float64, device=self.sums[0].device)
         if dist.is_available() and dist.is_initialized():
             for total in (count, *self.sums, *self.attention):
@@ -57,7 +57,7 @@ class _Sums:
 
 
 def _scored(hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-    """(n, d), of the tokens of the mask; a prompt's virtual tokens before them are none."""
+    """Return the tokens of the mask, (n, d); a prompt's virtual tokens before them are none."""
     if mask is not None and hidden_states.dim() == 3:
         hidden_states = hidden_states[:, -mask.shape[1] :]
     x = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -72,7 +72,7 @@ def calibrate(
     tokens: str = "all",
     sink_tokens: int = 0,
 ) -> Calibration:
-    """Run the model, dense and in evaluation mode, over `batches`; → moments by layer.
+    """Run the model, dense and in evaluation mode, over `batches`, and return moments by layer.
 
     Under `torch.distributed` every rank calls it, on batches of its own, and all get the same moments.
 
@@ -81,7 +81,8 @@ def calibrate(
         batches: what the model is called with; moved to its device. Padding, by their
             `attention_mask`, is left out.
         context: makes the context that a forward pass runs in, such as autocast.
-        tokens: `context` leaves output tokens out, which stay dense, and `sink_tokens` first ones.
+        tokens: `context` leaves output tokens out, which stay dense.
+        sink_tokens: with `context`, how many first tokens of a sequence are left out too.
 
     Raises:
         UserError: no batch, a batch that the model cannot be called with, or, of context, one without
@@ -106,7 +107,7 @@ def calibrate(
 
     def collect_attention(name: str) -> object:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            # DeBERTa puts relative positions through the same map, after the hidden states.
+            # DeBERTa puts relative positions through the same projection, after the hidden states.
             if name not in seen:
                 seen.add(name)
                 sums[name].add_attention(args[0], mask[0])

@@ -1,4 +1,4 @@
-"""What stands in for the channels left out: a constant, or a low-rank linear map of the block's input.
+"""Stand in for the channels left out, by a constant or a low-rank linear map of the block's input.
 
 With L the channels left out, the block loses Σ_{j∈L} a_j w_j, w_j being column j of lin2. Each a_j is
 approximated by an affine function of the input, a_j ≈ ν_j + x P q_j with P (d, r) and q_j (r,), so that
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from sparselora.sparse.channels.lowrank import eigh
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.config import SparsityConfig
 
 RIDGE = 1e-6
 """Added to the covariance of the inputs, relative to its mean diagonal."""
 
 
 class Correction(NamedTuple):
-    """Added to the sparse output for one choice of channels: shift + (x @ down) @ up."""
+    """Hold what is added to the sparse output for one choice: shift + (x @ down) @ up."""
 
     shift: Tensor
     """(d,)."""
@@ -34,14 +35,14 @@ class Correction(NamedTuple):
     """(r, d)."""
 
     def to(self, device: torch.device) -> "Correction":
-        """The same on another device."""
+        """Return the same on another device."""
         down = None if self.down is None else self.down.to(device)
         up = None if self.up is None else self.up.to(device)
         return Correction(self.shift.to(device), down, up)
 
 
 def reduced_rank(covariance: Tensor, cross_covariance: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The map of rank r that is nearest, in mean square, to y as a linear function of x, both centred.
+    """Return the linear map of rank r from x to y that is nearest in mean square, both centred.
 
     Args:
         covariance: of x, (d, d).
@@ -61,7 +62,7 @@ def reduced_rank(covariance: Tensor, cross_covariance: Tensor, rank: int) -> tup
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """Cholesky's, of the covariance and a ridge: inputs behind a LayerNorm have a null direction."""
+    """Return Cholesky's factor of the covariance and a ridge: a LayerNorm leaves a null direction."""
     eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     ridge = RIDGE * float(covariance.diagonal().mean().clamp_min(1e-30))
     while True:
@@ -72,8 +73,8 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class Compensation:
-    """Approximates every channel of one block: ν (f,), and for `lowrank` P (d, r) and q (r, f).
+class ChannelFit:
+    """Approximate every channel of one block: ν (f,), and for `lowrank` P (d, r) and q (r, f).
 
     Args:
         intercepts: ν.
@@ -89,8 +90,8 @@ class Compensation:
     up: Tensor | None = None
     all_up: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Compensation":
-        """The same on another device."""
+    def to(self, device: torch.device) -> "ChannelFit":
+        """Return the same on another device."""
         return replace(
             self,
             **{
@@ -101,7 +102,12 @@ class Compensation:
         )
 
     def correction(self, indices: Tensor, rows: Tensor) -> Correction:
-        """For the kept channels (k,), with their rows of lin2ᵀ, (k, d): 2·k·d·(1 + r) FLOPs."""
+        """Return the correction for a choice of channels; it takes 2·k·d·(1 + r) FLOPs.
+
+        Args:
+            indices: of the kept channels, (k,).
+            rows: theirs of lin2ᵀ, (k, d).
+        """
         # Differences of large sums, so in float32 at least, whatever the step computes in.
         with torch.autocast(rows.device.type, enabled=False):
             rows = rows.to(self.intercepts.dtype)
@@ -112,15 +118,70 @@ class Compensation:
         return Correction(shift, self.down, up)
 
 
-def mean_compensation(moments: LayerMoments, lin2: Tensor) -> Compensation:
-    """Each channel by its mean over the calibration batches; `lin2` is (d, f)."""
+@dataclass(eq=False)
+class Compensation:
+    """Stand in for the channels left out of one block, on whatever device they are.
+
+    A choice that stays has a correction of its own, fitted once; any other is corrected by what was
+    fitted for every channel. Of both None, nothing is added.
+    """
+
+    every_channel: ChannelFit | None = None
+    one_choice: Correction | None = None
+    """Of the choice that stays at the full sparsity."""
+    kept: int = 0
+    """How many channels that choice keeps: a smaller share of the sparsity keeps more."""
+
+    @classmethod
+    @torch.no_grad()
+    def fitted(
+        cls,
+        config: SparsityConfig,
+        moments: LayerMoments | None,
+        lin2: Tensor,
+        stays: Tensor | None,
+    ) -> "Compensation":
+        """Fit what a config asks for to the calibration batches.
+
+        Args:
+            config: says which compensation, and of which rank.
+            moments: of the block; needed unless the compensation is `none`.
+            lin2: (d, f).
+            stays: the channels of a choice that stays, (k,); None where the choice changes.
+        """
+        kind, rank = config.compensation, config.compensation_rank
+        if kind == "none":
+            return cls()
+        assert moments is not None
+        if kind == "mean":
+            return cls(mean_compensation(moments, lin2))
+        fit = lowrank_compensation(moments, lin2, rank)
+        if stays is None:
+            return cls(fit)
+        return cls(fit, fixed_correction(moments, lin2, stays, rank), len(stays))
+
+    def correction(self, indices: Tensor, rows: Tensor) -> Correction | None:
+        """Return what to add for a choice of channels; arguments as of `ChannelFit.correction`."""
+        if self.one_choice is not None and len(indices) == self.kept:
+            if self.one_choice.shift.device != indices.device:
+                self.one_choice = self.one_choice.to(indices.device)
+            return self.one_choice
+        if self.every_channel is None:
+            return None
+        if self.every_channel.intercepts.device != indices.device:
+            self.every_channel = self.every_channel.to(indices.device)
+        return self.every_channel.correction(indices, rows)
+
+
+def mean_compensation(moments: LayerMoments, lin2: Tensor) -> ChannelFit:
+    """Approximate each channel by its mean over the calibration batches; `lin2` is (d, f)."""
     mean = moments.activation_mean
     dtype = torch.promote_types(lin2.dtype, torch.float32)
-    return Compensation(mean.to(dtype), (lin2.double() @ mean).to(dtype))
+    return ChannelFit(mean.to(dtype), (lin2.double() @ mean).to(dtype))
 
 
-def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Compensation:
-    """Each channel by one map of rank r, fitted on all of them, for choices that change."""
+def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> ChannelFit:
+    """Approximate each channel by one map of rank r, fitted on all of them, for choices that change."""
     wide = lin2.double()
     norms = wide.norm(dim=0).clamp_min(1e-12)
     down, up = reduced_rank(moments.input_covariance(), moments.cross_covariance() * norms, rank)
@@ -128,11 +189,11 @@ def lowrank_compensation(moments: LayerMoments, lin2: Tensor, rank: int) -> Comp
     intercepts = moments.activation_mean - (moments.input_mean @ down) @ up
     dtype = torch.promote_types(lin2.dtype, torch.float32)
     parts = (intercepts, wide @ intercepts, down, up, up @ wide.T)
-    return Compensation(*(part.to(dtype) for part in parts))
+    return ChannelFit(*(part.to(dtype) for part in parts))
 
 
 def fixed_correction(moments: LayerMoments, lin2: Tensor, kept: Tensor, rank: int) -> Correction:
-    """For one choice that stays: the map of rank r fitted on what its left-out channels add."""
+    """Fit, for one choice that stays, the map of rank r to what its left-out channels add."""
     out = torch.ones(lin2.shape[1], dtype=torch.bool, device=lin2.device)
     out[kept] = False
     columns = lin2[:, out].double()  # (d, |L|)

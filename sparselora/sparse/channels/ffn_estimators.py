@@ -1,4 +1,4 @@
-"""What scores the channels of an FFN block: f scores from a batch's hidden states.
+"""Score the channels of an FFN block: f scores from a batch's hidden states.
 
 An estimator is a module whose forward takes hidden states, (n, d), and token weights, (n, 1) or None,
 and returns scores, (f,). It holds no trainable state and never enters the model's state dict. One is a
@@ -6,28 +6,26 @@ function here, and a row of `sparselora.sparse.estimators.ESTIMATORS` that names
 registered with `register_estimator`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
-from sparselora.sparse.backbone.linear_map import LinearMap
+from sparselora.sparse.backbone.linear_layer import LinearLayer
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.channels.random_scores import RandomEstimator
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 
 
 class FFNEstimator(nn.Module):
-    """Scores of an FFN block's channels: ‖act(estimate of lin1)‖₂ over the tokens.
+    """Score an FFN block's channels: ‖act(estimate of lin1)‖₂ over the tokens.
 
     The activation is the block's own: a GELU block is scored by |gelu(z)|, and one with a gate by
     |act(estimate of the gate) · estimate of lin1|.
 
     Args:
-        lin1: estimate of the first linear map.
+        lin1: estimate of the first linear layer.
         activation: of the block; elementwise.
         gate: estimate of the gate, where there is one.
         centre: (f,), subtracted from the activations where compensation adds it.
@@ -53,7 +51,12 @@ class FFNEstimator(nn.Module):
         self.register_buffer("channel_weights", channel_weights)
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
-        """(n, d), (n, 1) or None → (f,), at least float32."""
+        """Return scores, (f,), at least float32.
+
+        Args:
+            hidden_states: (n, d).
+            token_weights: (n, 1), or None where all tokens count alike.
+        """
         activations = self.lin1(hidden_states)
         if self.gate is None:
             activations = self.activation(activations)
@@ -66,7 +69,7 @@ class FFNEstimator(nn.Module):
 
 
 def norms_over_tokens(values: Tensor, token_weights: Tensor | None) -> Tensor:
-    """‖weight · value‖₂ of each channel: (n, c), (n, 1) or None → (c,), at least float32."""
+    """Return ‖weight · value‖₂ of each channel, at least float32: (n, c), (n, 1) or None → (c,)."""
     if token_weights is not None:
         values = values * token_weights
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -74,54 +77,22 @@ def norms_over_tokens(values: Tensor, token_weights: Tensor | None) -> Tensor:
     return wide.square().sum(0).sqrt_()
 
 
-class ExactMap(nn.Module):
-    """The map itself in the place of an estimate of it; shares its weights."""
+class ExactProjection(nn.Module):
+    """Compute a projection itself in the place of an estimate of it; shares its weights."""
 
-    def __init__(self, linear: LinearMap) -> None:
+    def __init__(self, linear: LinearLayer) -> None:
         super().__init__()
         self._linear = (linear,)  # in a tuple: it stays out of this module's children and state
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(n, d) → (n, f)."""
+        """Return the projection of hidden states: (n, d) → (n, f)."""
         linear = self._linear[0]
         result: Tensor = linear(hidden_states.to(linear.dtype(hidden_states)))
         return result
 
 
-class RandomEstimator(nn.Module):
-    """Scores drawn anew each time: the lower reference that every estimator has to beat."""
-
-    def __init__(self, intermediate_size: int, seed: int) -> None:
-        super().__init__()
-        self.intermediate_size = intermediate_size
-        self.seed = seed
-        self.generator: torch.Generator | None = None
-
-    def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
-        """→ (f,), uniform in [0, 1), on the device of `hidden_states`."""
-        device = hidden_states.device
-        if self.generator is None or self.generator.device != device:
-            self.generator = torch.Generator(device=device).manual_seed(self.seed)
-        return torch.rand(self.intermediate_size, generator=self.generator, device=device)
-
-
-@contextmanager
-def left_alone(scorer: nn.Module) -> Iterator[None]:
-    """Draw inside without a trace: afterwards the generators of `scorer` stand where they stood."""
-    drawn = [each for each in scorer.modules() if isinstance(each, RandomEstimator)]
-    states = [None if each.generator is None else each.generator.get_state() for each in drawn]
-    try:
-        yield
-    finally:
-        for each, state in zip(drawn, states, strict=True):
-            if state is None:
-                each.generator = None
-            elif each.generator is not None:
-                each.generator.set_state(state)
-
-
 class FixedEstimator(nn.Module):
-    """The same scores whatever the batch."""
+    """Give the same scores whatever the batch."""
 
     scores: Tensor
 
@@ -130,21 +101,21 @@ class FixedEstimator(nn.Module):
         self.register_buffer("scores", scores)
 
     def forward(self, hidden_states: Tensor, token_weights: Tensor | None = None) -> Tensor:
-        """→ (f,)."""
+        """Return scores, (f,)."""
         return self.scores
 
 
 def svd_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
 ) -> FFNEstimator:
-    """The paper's: truncated SVD of lin1, and of the gate, at `svd_rank`, bias kept."""
+    """Build the paper's: truncated SVD of lin1, and of the gate, at `svd_rank`, bias kept."""
     return _lowrank_estimator(block, config, moments, None)
 
 
 def whitened_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
 ) -> FFNEstimator:
-    """The same rank and cost, but the error is least over the inputs seen in calibration."""
+    """Build an estimate of the rank and cost of `svd`, nearest on the inputs seen in calibration."""
     return _lowrank_estimator(block, config, moments, moments)
 
 
@@ -172,11 +143,11 @@ def _lowrank_estimator(
 def oracle_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
 ) -> FFNEstimator:
-    """The true activations: the upper reference, as dear as the map that it saves."""
+    """Build the true activations: the upper reference, as dear as the projection that it saves."""
     return FFNEstimator(
-        ExactMap(block.lin1),
+        ExactProjection(block.lin1),
         block.activation,
-        None if block.gate is None else ExactMap(block.gate),
+        None if block.gate is None else ExactProjection(block.gate),
         *_extras(block, config, moments),
     )
 
@@ -194,7 +165,7 @@ def _extras(
 def static_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
 ) -> FixedEstimator:
-    """Root mean square of each activation over the calibration batches · ‖its column of lin2‖.
+    """Score by root mean squares of activations over the calibration batches · ‖column of lin2‖.
 
     Where compensation adds the mean, only what departs from it counts: the standard deviation.
     """
@@ -207,7 +178,7 @@ def static_estimator(
 def magnitude_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
 ) -> FixedEstimator:
-    """‖row of lin1‖ · ‖column of lin2‖, and · ‖row of the gate‖: weights alone, no data."""
+    """Score by ‖row of lin1‖ · ‖column of lin2‖, and · ‖row of the gate‖: weights alone, no data."""
     scores = _column_norms(block)
     for linear in (block.lin1, block.gate):
         if linear is not None:
@@ -218,7 +189,7 @@ def magnitude_estimator(
 def random_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None
 ) -> RandomEstimator:
-    """Uniform scores, seeded by the config's seed and the layer."""
+    """Build uniform scores, seeded by the config's seed and the layer."""
     index = int(block.name.rsplit(".", 1)[1])
     return RandomEstimator(block.intermediate_size, seed=config.seed * 1_000 + index)
 
@@ -230,13 +201,13 @@ def _column_norms(block: FFNBlock) -> Tensor:
 def build_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None = None
 ) -> nn.Module:
-    """The estimator that `config` names, for one block."""
+    """Build the estimator that `config` names, for one block."""
     estimator: nn.Module = load_builder(config.kind.build)(block, config, moments)
     return estimator
 
 
 def build_ffn_estimators(model: nn.Module, svd_rank: int) -> dict[str, FFNEstimator]:
-    """One `FFNEstimator` a layer, at the given rank: `layer.N` → estimator.
+    """Build an `FFNEstimator` for each layer, at the given rank: `layer.N` → estimator.
 
     Raises:
         UserError: the architecture is unknown, or the rank is out of range for it.

@@ -1,4 +1,4 @@
-"""Which channels of the attention maps are kept, by the norms of what they give.
+"""Choose the channels of attention's projections that are kept, by the norms of what they give.
 
 SparseLoRA (Khaki et al., ICML 2025, section 3.2): a channel of query and key counts by ‖q‖ · ‖k‖, its
 part of the attention's scores, and one of value by ‖v‖; norms over the tokens. Under grouped-query
@@ -13,18 +13,23 @@ import torch
 from torch import Tensor
 
 
-class Channels(NamedTuple):
-    """The rows of query, key and value that are kept, and the columns of output: sorted."""
+class AttentionChannels(NamedTuple):
+    """Hold the rows of query, key and value that are kept, and the columns of output: sorted."""
 
     query: Tensor
     key: Tensor
     value: Tensor
     output: Tensor
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Return how many channels of the keys, and of the values, are kept."""
+        return len(self.key), len(self.value)
+
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What the choice of channels has to respect."""
+    """Describe the heads of an attention, which a choice of channels has to respect."""
 
     key_value_heads: int
     groups: int
@@ -34,13 +39,13 @@ class HeadShape:
     per_head: bool
     """Whether every head of keys keeps as many; else the best of all heads are kept."""
 
-    def choose(self, norms: list[Tensor], qk_kept: int, vo_kept: int) -> Channels:
-        """Norms → the channels kept.
+    def choose(self, norms: list[Tensor], qk_kept: int, vo_kept: int) -> AttentionChannels:
+        """Choose the channels that are kept by their norms.
 
         Args:
             norms: of query (G·R·e,), key (G·e,) and value (G·e,).
             qk_kept: how many of the G·e channels of the keys, as `kept` gives it.
-            vo_kept: the same of the values.
+            vo_kept: how many of those of the values.
         """
         heads, groups, e = self.key_value_heads, self.groups, self.head_dim
         query, key, value = norms
@@ -52,12 +57,12 @@ class HeadShape:
             )
         key_rows = self._top(queries * keys, qk_kept, 2 if self.rotary else 1)
         value_rows = self._top(value.view(heads, e), vo_kept, 1)
-        return Channels(
+        return AttentionChannels(
             self._of_queries(key_rows), key_rows, value_rows, self._of_queries(value_rows)
         )
 
     def kept(self, sparsity: float, pairs: bool) -> int:
-        """How many of the G·e channels stay at a sparsity: whole units, as many in each head."""
+        """Return how many of the G·e channels stay at a sparsity: whole units, as many in each head."""
         unit = 2 if pairs and self.rotary else 1
         parts = 1 if not self.per_head else self.key_value_heads
         units = self.key_value_heads * self.head_dim // unit // parts

@@ -1,4 +1,4 @@
-"""Low-rank estimates of a linear map, plain and fitted to the inputs that the map sees."""
+"""Estimate a linear layer at low rank, plainly or fitted to the inputs that it sees."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from sparselora.sparse.channels.moments import InputMoments
 
 
 class SVDSparsityEstimator(nn.Module):
-    """A rank-r estimate of one linear map: W x + b ≈ U_r S_r V_rᵀ x + b.
+    """Estimate one linear layer at rank r: W x + b ≈ U_r S_r V_rᵀ x + b.
 
     SparseLoRA (Khaki et al., ICML 2025), section 3.2. Costs 2 · r · (d + f) FLOPs a token, where
-    the map itself costs 2 · d · f. The leading right singular vectors are eigenvectors of WᵀW, which is
+    the layer itself costs 2 · d · f. The leading right singular vectors are eigenvectors of WᵀW, which is
     (d, d): U_r S_r = W V_r.
 
     With moments of the inputs, the error is the least over those and not over all directions alike: with
@@ -56,7 +56,7 @@ class SVDSparsityEstimator(nn.Module):
         self.register_buffer("bias", None if offset is None else offset.to(weight.dtype))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(n, d) → (n, f)."""
+        """Return the estimate: (n, d) → (n, f)."""
         hidden_states = hidden_states.to(self.down.dtype)
         return nn.functional.linear(
             nn.functional.linear(hidden_states, self.down), self.up, self.bias
@@ -64,22 +64,22 @@ class SVDSparsityEstimator(nn.Module):
 
 
 def _leading(gram: Tensor, rank: int) -> Tensor:
-    """The eigenvectors of the `rank` largest eigenvalues, (d, r), largest first."""
+    """Return the eigenvectors of the `rank` largest eigenvalues, (d, r), largest first."""
     return eigh(gram)[1][:, -rank:].flip(1)
 
 
 def _roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """C^½ and C^-½; directions in which the inputs hardly vary count as the faintest that count."""
+    """Return C^½ and C^-½; the faintest directions count as the faintest that still do."""
     values, vectors = eigh(covariance)
     values = values.clamp_min(1e-6 * values[-1]).clamp_min(1e-30).sqrt()
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors.
+    """Return eigenvalues, ascending, and eigenvectors.
 
     On a CPU with one thread: LAPACK's threads wait for each other at every step, which beside another
-    job on two cores made the decomposition of a (3072, 768) map ten times slower.
+    job on two cores made the decomposition of a (3072, 768) layer ten times slower.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class InputMoments:
-    """Means over the real tokens of the calibration batches, float64, on the model's device."""
+    """Hold means over the real tokens of the calibration batches, float64, on the model's device."""
 
     input_mean: Tensor
     """(d,)."""
@@ -25,17 +25,17 @@ class InputMoments:
     """(d, d): E[x xᵀ]."""
 
     def to(self, device: torch.device) -> "InputMoments":
-        """The same on another device."""
+        """Return the same moments on another device."""
         return InputMoments(self.input_mean.to(device), self.input_second.to(device))
 
     def input_covariance(self) -> Tensor:
-        """(d, d)."""
+        """Return the covariance of the inputs, (d, d)."""
         return self.input_second - torch.outer(self.input_mean, self.input_mean)
 
 
 @dataclass(eq=False)
 class LayerMoments(InputMoments):
-    """The same of the FFN's input, with its activations and the attention's input."""
+    """Hold means of the FFN's input, as `InputMoments` does, its activations and attention's input."""
 
     activation_mean: Tensor
     """(f,)."""
@@ -50,19 +50,19 @@ class LayerMoments(InputMoments):
 
     @property
     def attention(self) -> InputMoments:
-        """Of the attention's input."""
+        """Return the moments of the attention's input."""
         return InputMoments(self.attention_mean, self.attention_second)
 
     def to(self, device: torch.device) -> "LayerMoments":
-        """The same on another device."""
+        """Return the same moments on another device."""
         return LayerMoments(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def cross_covariance(self) -> Tensor:
-        """(d, f)."""
+        """Return the covariances of inputs and activations, (d, f)."""
         return self.cross - torch.outer(self.input_mean, self.activation_mean)
 
     def activation_variance(self) -> Tensor:
-        """(f,), not below 0."""
+        """Return the variances of the activations, (f,), not below 0."""
         return (self.activation_square - self.activation_mean.square()).clamp_min(0)
 
 
@@ -71,7 +71,7 @@ Calibration = Mapping[str, LayerMoments]
 
 
 def to_tensors(calibration: Calibration) -> dict[str, Tensor]:
-    """Flat and contiguous, as a safetensors file holds it: `layer.N/field` → tensor."""
+    """Return the tensors, contiguous, as a safetensors file holds them: `layer.N/field` → tensor."""
     return {
         f"{layer}/{field.name}": getattr(moments, field.name).cpu().contiguous()
         for layer, moments in calibration.items()
@@ -80,7 +80,7 @@ def to_tensors(calibration: Calibration) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> Calibration:
-    """The inverse of `to_tensors`."""
+    """Return the calibration that `to_tensors` was given, on a device."""
     layers = {name.split("/")[0]: None for name in tensors}
     return {
         layer: LayerMoments(

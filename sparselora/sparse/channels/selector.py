@@ -1,6 +1,20 @@
 """Turn scores into the channels that are kept."""
 
+from typing import NamedTuple
+
 from torch import Tensor
+
+
+class FFNChannels(NamedTuple):
+    """Hold the channels of an FFN block that are kept."""
+
+    indices: Tensor
+    """(k,), sorted."""
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Return how many there are."""
+        return (len(self.indices),)
 
 
 def select_ffn_channels(scores: Tensor, kept: int) -> Tensor:

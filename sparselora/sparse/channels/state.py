@@ -1,4 +1,4 @@
-"""What the sparse blocks of one model share: the switch, and the call in hand."""
+"""Hold what the sparse blocks of one model share: the switch, and the call in hand."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from sparselora.errors import UserError
 from sparselora.sparse.channels.sampling import Positions, positions_to_sample, sample_tokens, take
 from sparselora.sparse.channels.tokens import TokenSplit
+from sparselora.sparse.compat import current_graph_task, tree_leaves
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of the backbone: whether it is sparse, of which batch, and what was chosen in it.
+    """Hold one call of the backbone: whether it is sparse, of which batch, and what was chosen in it.
 
     The autograd graph that a call makes keeps it, so that gradient checkpointing recomputes with what
     the forward pass had, whatever ran in between, and a graph that is dropped takes it along.
@@ -43,7 +43,7 @@ class Call:
 
 
 class SparsityState:
-    """The switch and the present call of one sparse model."""
+    """Hold the switch and the present call of one sparse model."""
 
     def __init__(
         self, context_only: bool = False, sink_tokens: int = 0, fixed: bool = False
@@ -83,12 +83,12 @@ class SparsityState:
 
     @property
     def sparse(self) -> bool:
-        """Whether what runs now is sparse."""
+        """Return whether what runs now is sparse."""
         return self.enabled if self.call is None else self.call.sparse
 
     @property
     def split(self) -> TokenSplit | None:
-        """Of the call in hand; None where all its tokens are sparse."""
+        """Return the split of the call in hand; None where all its tokens are sparse."""
         return None if self.call is None else self.call.split
 
     def switch(self, share: float) -> None:
@@ -137,7 +137,7 @@ class SparsityState:
             self.call = Call(False)
             return
         compiling = torch.compiler.is_compiling()
-        if not compiling and trains and torch._C._current_graph_task_id() != -1:
+        if not compiling and trains and current_graph_task() != -1:
             raise UserError(
                 "gradient checkpointing: the whole model is called again inside a backward pass; sparse "
                 "blocks need its layers checkpointed instead (model.gradient_checkpointing_enable())"
@@ -187,7 +187,7 @@ class SparsityState:
         def take_up(_: Tensor) -> None:
             self.call = call
 
-        for tensor in pytree.tree_leaves(output):
+        for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(take_up)
 
@@ -204,7 +204,7 @@ class SparsityState:
             )
 
     def sample(self, hidden_states: Tensor, tokens: int | None) -> tuple[Tensor, Tensor | None]:
-        """`sample_tokens` of the batch in hand; which they are is found out once a call, not a layer."""
+        """Return `sample_tokens` of the batch in hand; which they are is found once in a call."""
         call = self.in_hand()
         mask = call.attention_mask
         if is_first_token_alone(hidden_states) and mask is not None and mask.shape[1] > 1:
@@ -217,7 +217,7 @@ class SparsityState:
         return take(hidden_states, call.sampled[key])
 
     def real_tokens(self, hidden_states: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """How many of a block's tokens are sparse, and dense; padding is neither."""
+        """Return how many of a block's tokens are sparse, and dense; padding is neither."""
         call = self.in_hand()
         if call.tokens is None or is_first_token_alone(hidden_states):
             return hidden_states.shape[:-1].numel(), 0
@@ -225,5 +225,5 @@ class SparsityState:
 
 
 def is_first_token_alone(hidden_states: Tensor) -> bool:
-    """Whether these are (B, 1, d): rows of one token, as a last layer may have them."""
+    """Return whether these are (B, 1, d): rows of one token, as a last layer may have them."""
     return hidden_states.dim() == 3 and hidden_states.shape[1] == 1

@@ -1,4 +1,4 @@
-"""Token splitting: context tokens are computed sparsely, output tokens densely.
+"""Split a batch's tokens: context is computed sparsely, output densely.
 
 In a decoder's fine-tune loss is taken of the completion alone, and those tokens bear leaving channels
 out much worse than the prompt before them (Khaki et al., SparseLoRA, ICML 2025, section 3.3). A token
@@ -20,7 +20,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class TokenSplit:
-    """Which of a batch's B · T tokens are context, by position in the flattened batch."""
+    """Hold which of a batch's B · T tokens are context, by position in the flattened batch."""
 
     scored: Tensor
     """(B, T), whether a token is real and context: what channels are chosen by."""
@@ -73,7 +73,10 @@ def output_tokens(
     sink_tokens: int = 0,
     position_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which tokens count as output, and which are real, (B, T) each; arguments as of `TokenSplit.of`."""
+    """Return which tokens count as output, and which are real, (B, T) each.
+
+    Arguments are those of `TokenSplit.of`.
+    """
     labelled = labels != IGNORED
     dense = labelled.clone()
     dense[:, :-1] |= labelled[:, 1:]
@@ -90,12 +93,13 @@ def split_apply(
     sparse: Callable[[Tensor], Tensor],
     dense: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """`sparse` of the context tokens and `dense` of the output tokens, each where it was.
+    """Compute context tokens by `sparse` and output tokens by `dense`, each in its place.
 
     Args:
         split: of the batch; None where all tokens are sparse.
         x: (N, d).
-        sparse, dense: (n, d) → (n, o).
+        sparse: computes the context tokens: (n, d) → (n, o).
+        dense: computes the output tokens likewise.
     """
     if split is None:
         return sparse(x)

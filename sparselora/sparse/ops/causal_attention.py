@@ -1,4 +1,4 @@
-"""Causal attention on a CPU by blocks of queries, each with the keys up to its end.
+"""Compute causal attention on a CPU by blocks of queries, each with the keys up to its end.
 
     O[a:b] = softmax(s · Q[a:b] K[:b]ᵀ + M[a:b, :b]) V[:b]
 
@@ -17,31 +17,37 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sparselora.sparse.compat import (
+    VERSION,
+    flash_attention_for_cpu,
+    flash_attention_for_cpu_backward,
+)
+
 BLOCK = 64
 """Queries in a block. Of 32, 64, 128 and 256 the fastest, or as fast, at 256 to 1,024 tokens."""
-_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _ADDITIVE = WeakTensorKeyDictionary()
-"""A mask → its version, and what is added to the scores for it or None where it is not causal: one for
+"""For a mask: its version, and what is added to the scores for it, None where it is not causal; one for
 all layers."""
 
 
 class CausalAttentionFunction(torch.autograd.Function):
-    """query (B, h, T, e), key and value (B, g, T, e), mask → (B, T, h, e). h is a multiple of g.
+    """Compute causal attention, forward and backward, by one block of queries after the other.
 
-    The mask, of which nothing is above the diagonal, is added to the scores, (B or 1, 1, T, T); None is
-    the whole triangle. Gradients: query, key, value.
+    Shapes: query (B, h, T, e), key and value (B, g, T, e), h a multiple of g; result (B, T, h, e). The
+    mask, of which nothing is above the diagonal, is added to the scores, (B or 1, 1, T, T); None is the
+    whole triangle. Gradients: query, key, value.
     """
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
     ) -> Tensor:
+        """Attend block by block, and keep each block's logarithms of sums."""
         batch, heads, length, size = query.shape
         output = query.new_empty(batch, length, heads, size)
         sums = []
         for start, stop in _blocks(length):
-            part, logarithms = _FORWARD(
+            part, logarithms = flash_attention_for_cpu(
                 query[:, :, start:stop],
                 key[:, :, :stop],
                 value[:, :, :stop],
@@ -57,6 +63,7 @@ class CausalAttentionFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of query, key and value, summed over the blocks."""
         query, key, value, mask, output, *sums = ctx.saved_tensors
         grad_output, output = grads[0].transpose(1, 2), output.transpose(1, 2)
         grad_query = torch.empty_like(query)
@@ -65,7 +72,7 @@ class CausalAttentionFunction(torch.autograd.Function):
             torch.zeros_like(each, dtype=torch.float32) for each in (key, value)
         )
         for (start, stop), logarithms in zip(_blocks(query.shape[2]), sums, strict=True):
-            of_query, of_key, of_value = _BACKWARD(
+            of_query, of_key, of_value = flash_attention_for_cpu_backward(
                 grad_output[:, :, start:stop],
                 query[:, :, start:stop],
                 key[:, :, :stop],
@@ -86,10 +93,14 @@ class CausalAttentionFunction(torch.autograd.Function):
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
 ) -> Tensor | None:
-    """(B, T, h, e), of what `CausalAttentionFunction` is for; None of anything else.
+    """Return causal attention, (B, T, h, e), by blocks; None where these inputs do not fit that.
 
     Args:
+        query: (B, h, T, e).
+        key: (B, g, T, e), h a multiple of g.
+        value: the same.
         mask: (B, 1, T, T), True where a query attends; None where it does to all up to itself.
+        scaling: what the products of query and key are multiplied by.
     """
     length = query.shape[2]
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
@@ -139,9 +150,10 @@ def _additive(mask: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
     if mask.is_inference() or torch.is_inference_mode_enabled():
         return _made(mask, length, dtype)
     version, made = _ADDITIVE.get(mask, (-1, None))
-    if version != mask._version:  # a buffer may be filled anew
+    now = getattr(mask, VERSION)
+    if version != now:  # a buffer may be filled anew
         made = _made(mask, length, dtype)
-        _ADDITIVE[mask] = mask._version, made
+        _ADDITIVE[mask] = now, made
     return made if made is None or made.dtype == dtype else made.to(dtype)
 
 

@@ -1,4 +1,4 @@
-"""A causal language model's loss, cross entropy over a wide vocabulary, as one autograd function.
+"""Compute a causal language model's loss, over a wide vocabulary, as one autograd function.
 
     loss = Σ (log Σⱼ exp zⱼ − z_label),   dz = softmax(z) − one-hot(label)
 
@@ -16,13 +16,15 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """logits (n, V); labels (n,), of which `ignored` do not count → the sum of losses.
+    """Sum the cross entropy of rows of logits, with its gradient made in the forward pass.
 
+    Shapes: logits (n, V); labels (n,), of which those equal to `ignored` do not count; result ().
     Gradient: logits.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+        """Return the sum of losses, and keep the gradient of the logits."""
         there = (labels != ignored).unsqueeze(1)
         at = labels.unsqueeze(1).where(there, 0)
         top = logits.amax(1, keepdim=True)
@@ -37,6 +39,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the gradient that the forward pass has made."""
         grad, there = ctx.saved_tensors
         # Of rows that do not count nothing comes back, even where all are such and the mean is 0 / 0.
         return grad * grads[0].where(there, 0.0), None, None
@@ -51,28 +54,31 @@ def causal_lm_loss(
     shift_labels: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """transformers' `ForCausalLMLoss`, with its arguments.
+    """Compute what transformers' `ForCausalLMLoss` does, whose arguments these are.
 
     Args:
         logits: (B, T, V).
         labels: (B, T), not shifted; looked at where `shift_labels` is None.
+        vocab_size: V.
         num_items_in_batch: what the sum is divided by; None for the number of labels that count.
+        ignore_index: the label of a token that does not count.
         shift_labels: (B, T), shifted.
+        **kwargs: passed on where a compiled graph takes transformers' own.
     """
     if torch.compiler.is_compiling():
-        whole: Tensor = ForCausalLMLoss(
+        original: Tensor = ForCausalLMLoss(
             logits, labels, vocab_size, num_items_in_batch, ignore_index, shift_labels, **kwargs
         )
-        return whole
+        return original
     if shift_labels is None:
         assert labels is not None
         shift_labels = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-    said = shift_labels.reshape(-1).to(logits.device)
+    targets = shift_labels.reshape(-1).to(logits.device)
     loss: Tensor = CrossEntropyFunction.apply(
-        logits.float().view(-1, vocab_size), said, ignore_index
+        logits.float().view(-1, vocab_size), targets, ignore_index
     )
     if num_items_in_batch is None:
-        return loss / (said != ignore_index).sum()
+        return loss / (targets != ignore_index).sum()
     if isinstance(num_items_in_batch, Tensor):
         num_items_in_batch = num_items_in_batch.to(loss.device)
     return loss / num_items_in_batch

@@ -1,4 +1,4 @@
-"""Dropout on a CPU without its cost: `bernoulli_` takes longer than the products beside it there.
+"""Drop values on a CPU at a small cost: `bernoulli_` takes longer than the products beside it there.
 
 A mask is drawn as 16 random bits an element, by a generator of numpy's that is seeded from torch's: the
 same `torch.manual_seed` gives the same masks, and a recomputation that restores torch's state gets its
@@ -19,7 +19,10 @@ _LARGEST = (1 << 64) - 1
 
 
 def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.device) -> Tensor:
-    """Bool: True with probability 1 − rate, on a CPU with rate rounded to a multiple of 2^-16."""
+    """Draw a mask of bools, each True with probability 1 − rate.
+
+    On a CPU the rate is rounded to a multiple of 2^-16.
+    """
     if device.type != "cpu" or torch.compiler.is_compiling():
         return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1.0 - rate)
     count = math.prod(shape)
@@ -33,17 +36,20 @@ def keep_mask(shape: torch.Size | tuple[int, ...], rate: float, device: torch.de
 
 
 def mask(values: Tensor, keep: Tensor) -> Tensor:
-    """values where `keep`, 0 elsewhere."""
+    """Return the values where `keep`, 0 elsewhere."""
     return factor(keep, values.dtype).mul_(values)
 
 
 def factor(keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 where `keep`, 0 elsewhere: to multiply by it takes half of what a product with bool does."""
+    """Return a mask as numbers, 1 and 0.
+
+    To multiply by them takes half of what a product with bool does.
+    """
     return keep.view(torch.int8).to(dtype)  # from bytes, which is vectorised
 
 
 def drop(values: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
-    """values times a scale where they are kept, 0 elsewhere; what is kept; the scale."""
+    """Drop some of the values; return those left times a scale, the mask, and the scale."""
     if values.is_cuda:  # one pass, and the masks of `nn.Dropout`
         dropped, keep = torch.native_dropout(values, rate, True)
         return dropped, keep, 1.0 / (1.0 - rate)
@@ -52,13 +58,13 @@ def drop(values: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
 
 
 def apply_mask(values: Tensor, keep: Tensor, rate: float) -> Tensor:
-    """values / (1 − rate) where `keep`, 0 elsewhere."""
+    """Return values / (1 − rate) where `keep`, 0 elsewhere."""
     nothing = values.new_zeros(())  # to add to: mask and scale in one pass
     return torch.addcmul(nothing, values, factor(keep, values.dtype), value=1.0 / (1.0 - rate))
 
 
 def takes(values: Tensor, rate: float) -> bool:
-    """Whether this module's dropout is the one to use: on a CPU, at a rate with any effect.
+    """Return whether this module's dropout is the one to use: on a CPU, at a rate with any effect.
 
     A compiled graph cannot hold numpy's generator; it fuses torch's own dropout instead.
     """
@@ -67,10 +73,11 @@ def takes(values: Tensor, rate: float) -> bool:
 
 
 class DropoutFunction(torch.autograd.Function):
-    """Dropout at a rate in (0, 1): any shape; its gradient is masked and scaled alike."""
+    """Drop values of any shape at a rate in (0, 1); the gradient is masked and scaled alike."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rate: float) -> Tensor:
+        """Draw a mask and apply it."""
         keep = keep_mask(values.shape, rate, values.device)
         ctx.rate = rate
         ctx.save_for_backward(keep)
@@ -79,5 +86,6 @@ class DropoutFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Mask and scale the gradient as the values were."""
         (keep,) = ctx.saved_tensors
         return apply_mask(grads[0], keep, ctx.rate), None

@@ -1,4 +1,4 @@
-"""The sparse FFN: only the kept channels of both projections are computed, forward and backward.
+"""Compute only the kept channels of both projections of an FFN, forward and backward.
 
 With kept indices I, |I| = k:
 
@@ -10,7 +10,7 @@ and, the weights being frozen, backward is two products of the same size:
     dz = (dy W2[:, I]) · act'(z),   dx = dz W1[I]
 
 Where the block has a gate Wg, act(z) becomes act(g) · z with g = x Wg[I]ᵀ + bg[I], and its gradient
-goes to x through both maps. Compensation adds (x P) M + c; c is folded into b2.
+goes to x through both layers. Compensation adds (x P) M + c; c is folded into b2.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from transformers.activations import GELUTanh, NewGELUActivation, SiLUActivation
 
 
 def _activation_backward(activation: nn.Module, grad: Tensor, pre_activation: Tensor) -> Tensor:
-    """`grad` · act'(pre_activation), elementwise, from the pre-activation alone."""
+    """Return grad · act'(pre_activation), elementwise, from the pre-activation alone."""
     if isinstance(activation, nn.GELU):
         approximate = activation.approximate
         return torch.ops.aten.gelu_backward(grad, pre_activation, approximate=approximate)
@@ -39,15 +39,15 @@ def _activation_backward(activation: nn.Module, grad: Tensor, pre_activation: Te
 
 
 def _times(activated: Tensor, factor: Tensor, pre_activation: Tensor) -> Tensor:
-    """activated · factor, where `activated` lies: new memory costs more than the product."""
+    """Return activated · factor, where `activated` lies: new memory costs more than the product."""
     # An identity gives back what it got, which the backward pass needs.
     return activated * factor if activated is pre_activation else activated.mul_(factor)
 
 
 class SparseFFNFunction(torch.autograd.Function):
-    """act(x w1ᵀ + b1) w2 + b2, saving the pre-activations and the gathered, frozen weights.
+    """Compute act(x w1ᵀ + b1) w2 + b2, saving the pre-activations and the gathered, frozen weights.
 
-    With a gate, (act(x wgᵀ + bg) · (x w1ᵀ + b1)) w2 + b2; with compensation, + (x down) up.
+    With a gate it is (act(x wgᵀ + bg) · (x w1ᵀ + b1)) w2 + b2; with compensation, + (x down) up.
 
     Shapes: x (N, d); w1, wg, w2 (k, d); b1, bg (k,); b2 (d,); down (d, r); up (r, d); result (N, d).
     Biases may be None, and so may wg, and down with up. Gradients: x, b1, bg, b2. What else there is,
@@ -68,6 +68,7 @@ class SparseFFNFunction(torch.autograd.Function):
         down: Tensor | None = None,
         up: Tensor | None = None,
     ) -> Tensor:
+        """Compute the block, and keep the pre-activations."""
         z = nn.functional.linear(x, w1, b1)
         g = None if wg is None else nn.functional.linear(x, wg, bg)
         a = activation(z) if g is None else _times(activation(g), z, g)
@@ -81,6 +82,7 @@ class SparseFFNFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of the biases, as far as they are needed."""
         (grad_y,) = grads
         z, w1, w2, g, wg, down, up = ctx.saved_tensors
         needs_x, _, needs_b1, _, needs_b2, _, _, needs_bg, _, _ = ctx.needs_input_grad

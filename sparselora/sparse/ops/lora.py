@@ -1,10 +1,10 @@
-"""PEFT's LoRA on a frozen linear map, as one autograd function.
+"""Compute PEFT's LoRA on a frozen linear layer as one autograd function.
 
     y = x Wᵀ + b + s · D(x) Aᵀ Bᵀ
 
 with D dropout. PEFT's own path makes a tensor of y's size for the adapter's output, one for its scaled
 value and one for the sum, and keeps D(x) and a float mask for the backward pass; here the adapter's
-product is added where y lies, and x, shared with the other maps on it, is kept with a mask of bytes:
+product is added where y lies, and x, shared with the other layers on it, is kept with a mask of bytes:
 
     h = D(x) Aᵀ,   dh = s · dy B,   dB = s · dyᵀ h,   dA = dhᵀ D(x),   dx = dy W + Dᵀ(dh A)
 """
@@ -21,7 +21,11 @@ from sparselora.sparse.ops.dropout import drop, factor
 def _add_adapter(
     y: Tensor | None, x: Tensor, a: Tensor, b: Tensor, scaling: float, rate: float
 ) -> tuple[Tensor, Tensor | None, Tensor, float]:
-    """y + s D(x) Aᵀ Bᵀ where y lies, None for 0; the mask, D(x) Aᵀ without its scale, and s with it."""
+    """Add s D(x) Aᵀ Bᵀ to y, where that lies; a y of None is 0.
+
+    Returns:
+        The sum; the mask; D(x) Aᵀ without the mask's scale; and s with it.
+    """
     dropped, keep, scale = drop(x, rate) if rate else (x, None, 1.0)
     low = dropped @ (a if scale == 1.0 else a / scale).to(x.dtype).t()
     # The mask's own scale, 1 / (1 − rate), is applied where it is cheap: to (N, r).
@@ -44,11 +48,9 @@ def _adapter_backward(
     scaling: float,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dA, dB and s dy B, (N, r), which dx takes its part of; None for what is not needed.
+    """Return dA, dB and s dy B, (N, r), which dx takes its part of; None for what is not needed.
 
-    Args:
-        keep: the mask as a factor.
-        needs: of dx, dA and dB.
+    The mask, `keep`, is given as a factor; `needs` says whether dx, dA and dB are needed.
     """
     needs_x, needs_a, needs_b = needs
     grad_a = grad_b = grad_low = None
@@ -67,7 +69,7 @@ def _adapter_backward(
 def _add_adapter_input(
     grad_x: Tensor | None, grad_low: Tensor, a: Tensor, keep: Tensor | None
 ) -> Tensor:
-    """grad_x + Dᵀ(dh A) where grad_x lies, None for 0."""
+    """Add Dᵀ(dh A) to grad_x, where that lies; a grad_x of None is 0."""
     a = a.to(grad_low.dtype)
     if grad_x is not None and keep is None:
         return grad_x.addmm_(grad_low, a)
@@ -78,10 +80,11 @@ def _add_adapter_input(
 
 
 class LoRALinearFunction(torch.autograd.Function):
-    """Base map and adapter. x (N, d); weight (o, d) and bias (o,) or None; a (r, d); b (o, r) → (N, o).
+    """Compute a frozen linear layer and its adapter at once.
 
-    Gradients: x, bias, a, b. The base weight is frozen and gets none. Under autocast the products are
-    in its dtype, and gradients of a and b in theirs.
+    Shapes: x (N, d); weight (o, d); bias (o,) or None; a (r, d); b (o, r); result (N, o).
+    Gradients: x, bias, a, b. The base weight is frozen and gets none. Under autocast the products are in
+    its dtype, and gradients of a and b in theirs.
     """
 
     @staticmethod
@@ -95,6 +98,7 @@ class LoRALinearFunction(torch.autograd.Function):
         scaling: float,
         rate: float,
     ) -> Tensor:
+        """Add the adapter's product to the base layer's, where that lies."""
         y = nn.functional.linear(x, weight, bias)
         y, keep, low, ctx.scaling = _add_adapter(y, x, a, b, scaling, rate)
         ctx.save_for_backward(x, keep, low, weight, a, b)
@@ -103,6 +107,7 @@ class LoRALinearFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, the bias, a and b, as far as they are needed."""
         (grad_y,) = grads
         x, keep, low, weight, a, b = ctx.saved_tensors
         keep = None if keep is None else factor(keep, x.dtype)
@@ -119,7 +124,7 @@ class LoRALinearFunction(torch.autograd.Function):
 
 
 class SlicedLoRAFunction(torch.autograd.Function):
-    """Some rows, or some columns, of the frozen map, and the whole adapter, where there is one.
+    """Compute some rows, or some columns, of a frozen layer, and all of its adapter, if it has one.
 
     With kept indices I: y = b + D(x) Aᵀ Bᵀ s, and of rows y[:, I] += x W[I]ᵀ, of columns
     y += x[:, I] W[:, I]ᵀ. x (N, d); weight (k, d) for rows, (k, o) for columns, which are held as rows;
@@ -139,7 +144,10 @@ class SlicedLoRAFunction(torch.autograd.Function):
         scaling: float,
         rate: float,
     ) -> Tensor:
-        """`width` is o where rows are kept, and None where columns are."""
+        """Compute the kept part of the base layer, and add the adapter's product to it.
+
+        `width` is o where rows are kept, and None where columns are.
+        """
         keep = low = y = None
         if width is None:
             part = x.index_select(1, indices)
@@ -160,6 +168,7 @@ class SlicedLoRAFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, the bias, a and b, as far as they are needed."""
         (grad_y,) = grads
         x, keep, low, weight, indices, a, b = ctx.saved_tensors
         keep = None if keep is None else factor(keep, x.dtype)
@@ -182,5 +191,5 @@ class SlicedLoRAFunction(torch.autograd.Function):
 
 
 def adapter_rate(dropout: nn.Module) -> float:
-    """The rate that an adapter's dropout has now: 0 where it is none, or not training."""
+    """Return the rate that an adapter's dropout has now: 0 where it is none, or not training."""
     return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0

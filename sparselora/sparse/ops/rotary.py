@@ -1,4 +1,4 @@
-"""Rotary position embedding of one tensor as one autograd function.
+"""Compute the rotary position embedding of one tensor as one autograd function.
 
 With the halves of a head as 1 and 2 (Su et al., RoFormer, 2021, section 3.4.2):
 
@@ -16,10 +16,14 @@ from torch.autograd.function import once_differentiable
 
 
 class RotaryFunction(torch.autograd.Function):
-    """x (B, h, T, e); cos and sin that broadcast to it, constant → (B, h, T, e). Gradient: x."""
+    """Rotate the channels of each head by its position's angles.
+
+    Shapes: x and result (B, h, T, e); cos and sin, constant, broadcast to it. Gradient: x.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate the two halves of each head into each other."""
         ctx.save_for_backward(cos, sin)
         half = x.shape[-1] // 2
         y = x * cos
@@ -30,6 +34,7 @@ class RotaryFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Rotate the gradient back."""
         cos, sin = ctx.saved_tensors
         (grad,) = grads
         half = grad.shape[-1] // 2

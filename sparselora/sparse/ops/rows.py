@@ -1,4 +1,4 @@
-"""Rows of tokens put in another order, or padded with zeros."""
+"""Put rows of tokens in another order, or pad them with zeros."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 
 class _Pad(torch.autograd.Function):
-    """`torch.nn.functional.pad` takes several times as long on a CPU."""
+    """Pad with zeros; `torch.nn.functional.pad` takes several times as long on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, length: int) -> Tensor:
@@ -23,13 +23,13 @@ class _Pad(torch.autograd.Function):
 
 
 def pad(first: Tensor, length: int) -> Tensor:
-    """(B, 1, …) → (B, length, …), zeros behind it."""
+    """Return a first token, (B, 1, …), with zeros behind it, (B, length, …)."""
     padded: Tensor = _Pad.apply(first, length)
     return padded
 
 
 class _Permute(torch.autograd.Function):
-    """Rows in another order; backward is the inverse order, where torch's own adds into zeros."""
+    """Reorder rows; backward is the inverse order, where torch's own adds into zeros."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -44,6 +44,6 @@ class _Permute(torch.autograd.Function):
 
 
 def permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """(N, d) → the same rows in `order`, whose inverse is `inverse`."""
+    """Return the rows of (N, d) in `order`, whose inverse is `inverse`."""
     permuted: Tensor = _Permute.apply(rows, order, inverse)
     return permuted

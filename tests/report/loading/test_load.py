@@ -1,17 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from sparselora import load_records
 from sparselora.errors import UserError
-from sparselora.report.analysis.comparison import compare
+from sparselora.records.sections import RunContent
+from sparselora.records.typed import Section
 from sparselora.report.loading.load import COLUMNS, LEGEND
-from sparselora.report.loading.usable import problems
-from sparselora.report.rendering.sweep_table import print_sweep, sweep_table
-from tests.report.synthetic import run
 
 
 def write(folder: Path, **content: object) -> None:
@@ -84,123 +82,22 @@ def test_folders_that_overlap_count_once(tmp_path: Path) -> None:
     assert len(load_records(tmp_path, tmp_path / "x", str(tmp_path / "x" / ".." / "x"))) == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ({"status": "failed", "error": "nan"}, "failed: nan"),
-        ({"status": "running"}, "running"),
-        ({}, "no status"),
-        ({"status": "completed"}, "no validation accuracy"),
-        (record(0.8, 0.0), "schema version missing, this is 1"),
-        (record(0.8, 0.0, schema_version=0), "schema version 0, this is 1"),
-        (record(0.8, 0.0, schema_version=1), None),
-        (record(0.8, 0.0) | {"config": [1]}, "no configuration with a seed"),
-        (record(0.8, 0.0) | {"config": {"model": {}}}, "no configuration with a seed"),
-        (record(0.8, 0.0, seed=1e30), "no configuration with a seed"),  # type: ignore[arg-type]
-    ],
-)
-def test_problems_are_named(tmp_path: Path, content: dict, problem: str | None) -> None:
-    write(tmp_path / "a", **content)
-    found = problems(load_records(tmp_path))["problem"].tolist()
-    assert found == [] if problem is None else problem in found[0]
+def section_of(hint: Any) -> Any:
+    options = [hint, *get_args(hint)]
+    return next(
+        (item for item in options if isinstance(item, type) and item is not type(None)), None
+    )
 
 
-def test_difference_to_dense_is_paired_by_seed(tmp_path: Path) -> None:
-    for seed, dense, sparse in ((1, 0.80, 0.79), (2, 0.82, 0.83)):
-        write(tmp_path / f"d{seed}", **record(dense, 0.0, seed))
-        write(tmp_path / f"s{seed}", **record(sparse, 0.5, seed))
-    write(tmp_path / "s3", **record(0.9, 0.5, seed=3))
-    frame = sweep_table(load_records(tmp_path)).set_index(["label", "seed"])
-    assert frame.loc[("sparse", 1), "delta_dense"] == pytest.approx(-0.01)
-    assert frame.loc[("sparse", 2), "delta_dense"] == pytest.approx(0.01)
-    assert pd.isna(frame.loc[("sparse", 3), "delta_dense"])
-
-
-def test_a_run_of_another_budget_is_no_reference(tmp_path: Path) -> None:
-    write(tmp_path / "dense", **record(0.8, 0.0))
-    longer = record(0.9, 0.5)
-    longer["config"]["train"]["max_steps"] = 50
-    write(tmp_path / "longer", **longer)
-    # A sparse run that rounded to nothing left out is not plain LoRA.
-    write(tmp_path / "rounded", **(record(0.7, 0.0) | {"steps": {"dense": 1, "sparse": 4}}))
-    frame = sweep_table(load_records(tmp_path)).set_index("accuracy")
-    assert pd.isna(frame.loc[0.9, "delta_dense"])
-    assert frame.loc[0.7, "delta_dense"] == pytest.approx(-0.1)
-
-
-def test_rows_of_any_swept_key_can_be_told_apart(tmp_path: Path) -> None:
-    for rate in ("1e-3", "2e-4"):
-        overrides = ["seed=1", f"train.learning_rate={rate}"]
-        write(tmp_path / rate, **record(0.8, 0.5, overrides=overrides))
-    varied = sweep_table(load_records(tmp_path))["varied"]
-    assert sorted(varied) == ["train.learning_rate=1e-3", "train.learning_rate=2e-4"]
-
-
-def test_time_to_the_dense_runs_accuracy(tmp_path: Path) -> None:
-    extra = {
-        "calibration_seconds": 2.0,
-        "dense_reference_ms": 100.0,
-        "timing": {"dense_speedup": 1.0, "speedup": 2.0},
-        "evaluations": [{"step": 3, "accuracy": 0.7}, {"step": 5, "accuracy": 0.85}],
-    }
-    write(tmp_path / "dense", **record(0.8, 0.0))
-    write(tmp_path / "sparse", **record(0.85, 0.5, **extra))
-    below = extra | {"evaluations": [{"step": 5, "accuracy": 0.79}]}
-    write(tmp_path / "below", **record(0.79, 0.5, **below))
-    frame = sweep_table(load_records(tmp_path)).set_index("accuracy")
-    # 2 s, one dense step of 100 ms, four sparse ones of 50 ms.
-    assert frame.loc[0.85, "seconds_to_dense_accuracy"] == pytest.approx(2.3)
-    assert pd.isna(frame.loc[0.79, "seconds_to_dense_accuracy"])
-
-
-def test_names_from_configs_are_printed_as_they_are(tmp_path: Path) -> None:
-    write(tmp_path / "one", **(record(0.8, 0.5) | {"label": "[bold]x[/bold] [red"}))
-    console = Console(record=True, width=200, file=(tmp_path / "out").open("w"))
-    print_sweep(sweep_table(load_records(tmp_path)), console, "t")
-    assert "[bold]x[/bold] [red" in console.export_text()
-
-
-def test_a_replaced_run_is_named(tmp_path: Path) -> None:
-    for day in (1, 2):
-        write(tmp_path / f"{day}", **record(0.8, 0.0, schema_version=1, started=f"2026-01-0{day}"))
-    found = problems(load_records(tmp_path))
-    assert found["problem"].tolist() == ["left out: a later run has the same setting and seed"]
-    assert found["folder"].str.endswith("1").all()
-
-
-@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "-1e999", "9" * 30])
-def test_numbers_that_no_column_holds(tmp_path: Path, number: str) -> None:
-    # The one stopped every report, the other every script of its page.
-    path = run(tmp_path / "a") / "record.json"
-    text = path.read_text().replace('"trained": 1000', f'"trained": {number}')
-    path.write_text(text.replace('"svd_rank": 4', f'"svd_rank": {number}'))
-    (value,) = load_records(tmp_path)["trained_parameters"].tolist()
-    assert pd.isna(value) or value == 1e30
-    assert "Infinity" not in load_records(tmp_path)["setting"].iloc[0]
-
-
-def test_characters_that_cannot_be_drawn_are_replaced(tmp_path: Path) -> None:
-    # One in a label ended the painter, and with it the report.
-    run(tmp_path / "a", "a\x1b[31mb\uffffc\nd\ud800", experiment="\x01")
-    (row,) = load_records(tmp_path).to_dict("records")
-    assert row["label"] == "a\ufffd[31mb\ufffdc\nd?"
-    assert row["experiment"] == "\ufffd"
-
-
-@pytest.mark.parametrize("accuracy", [71.46, -0.1, 1e308])
-def test_an_accuracy_that_is_no_share_is_named(tmp_path: Path, accuracy: float) -> None:
-    path = run(tmp_path / "a") / "record.json"
-    content = json.loads(path.read_text())
-    content["metrics"]["validation"]["accuracy"] = accuracy
-    path.write_text(json.dumps(content))
-    assert compare(load_records(tmp_path)) == []
-    assert "no share from 0 to 1" in problems(load_records(tmp_path))["problem"].iloc[0]
-
-
-def test_a_seed_given_as_text_is_that_seed(tmp_path: Path) -> None:
-    content = json.loads((run(tmp_path / "a") / "record.json").read_text())
-    run(tmp_path / "b", config=content["config"] | {"seed": "1"})
-    records = load_records(tmp_path)
-    (comparison,) = compare(records)
-    assert len(comparison.runs) == 1
-    assert problems(records)["problem"].str.contains("a later run has the same setting").sum() == 1
+def test_every_column_of_a_report_is_a_field_of_the_record() -> None:
+    for name, column in COLUMNS.items():
+        keys = column.path.split(".")
+        if keys[0] == "config":
+            continue
+        at: Any = RunContent
+        for key in keys:
+            assert isinstance(at, type), (name, column.path)
+            assert issubclass(at, Section), (name, column.path)
+            hints = get_type_hints(at)
+            assert key in hints, (name, column.path)
+            at = section_of(hints[key])

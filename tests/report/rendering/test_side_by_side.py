@@ -31,14 +31,14 @@ def test_times_of_two_devices_never_stand_together(tmp_path: Path) -> None:
     assert row["speedup_a"].startswith("1.80")
 
 
-def test_other_lines_have_no_difference(tmp_path: Path) -> None:
+def test_other_examples_have_no_difference(tmp_path: Path) -> None:
     import pandas as pd
 
     run(tmp_path / "a" / "1")
     path = run(tmp_path / "b" / "1") / "predictions.parquet"
     pd.read_parquet(path).iloc[5:].to_parquet(path, index=False)
     frame = side_by_side((load_records(tmp_path / "a"), load_records(tmp_path / "b")))
-    assert frame["points"].tolist() == ["other lines"]
+    assert frame["points"].tolist() == ["other examples"]
 
 
 def test_nothing_in_common_is_empty(tmp_path: Path) -> None:

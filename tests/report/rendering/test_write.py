@@ -10,15 +10,15 @@ import pytest
 from sparselora import load_records
 from sparselora.report.analysis.comparison import compare
 from sparselora.report.loading.usable import problems
-from sparselora.report.rendering.pictures import Painter
+from sparselora.report.rendering.pictures import Renderer
 from sparselora.report.rendering.write import write_report
 from tests.report.synthetic import named_settings, run
 
 
 def report(root: Path, out: Path) -> Path:
     records = load_records(root)
-    with Painter() as painter:
-        write_report(out, painter, compare(records), records, problems(records), [str(root)])
+    with Renderer() as renderer:
+        write_report(out, renderer, compare(records), records, problems(records), [str(root)])
     return out
 
 

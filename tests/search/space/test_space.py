@@ -1,50 +1,9 @@
-import functools
-from collections.abc import Sequence
-from typing import Any
-
 import optuna
 import pytest
-from hydra import compose, initialize_config_dir
 
-from sparselora.cli import hydra_setup
-from sparselora.config.checks import check_model, parse_config
-from sparselora.config.schema import RunConfig
-from sparselora.errors import UserError, WithoutEffectError
-from sparselora.paths import CONF
-from sparselora.runs.checks import user_keys
-from sparselora.search.space.effective import effective, key_of, remembered
-from sparselora.search.space.samplers import check_sampler
+from sparselora.errors import UserError
 from sparselora.search.space.space import Space
-from sparselora.sparse.backbone.model_shape import ModelShape
-
-MINILM = ModelShape(num_layers=6, hidden_size=384, intermediate_size=1536)
-PARAMS = {
-    "svd_rank": "4,8",
-    "ffn_sparsity": "range(0.4,0.81,0.1)",
-    "compensation.rank": "4,8",
-    "schedule": "ramp,optimized",
-    "estimator": "svd,static",
-    "compensation": "none,lowrank",
-}
-
-
-@functools.cache
-def checked(overrides: tuple[str, ...]) -> tuple[RunConfig, list[float]] | UserError:
-    hydra_setup.install()
-    keys = user_keys(overrides)
-    try:
-        with initialize_config_dir(str(CONF)):
-            run = parse_config(compose("config", list(overrides)), keys)
-        return run, check_model(run, MINILM, keys)
-    except UserError as error:
-        return error
-
-
-def check(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-    answer = checked(tuple(overrides))
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
+from tests.search.space.checks import PARAMS, check
 
 
 def drawn(space: Space, count: int, seed: int = 1) -> list[list[str]]:
@@ -114,62 +73,3 @@ def test_a_fixed_key_need_only_matter_to_some_settings() -> None:
     settings = space.check(["dense"], check)
     assert ["svd_rank=16", "estimator=svd"] in settings
     assert ["estimator=static"] in settings
-
-
-def test_samplers_that_model_all_parameters_want_a_flat_space() -> None:
-    hydra_setup.install()
-
-    def settings(sampler: str, *named: str) -> dict[str, Any]:
-        with initialize_config_dir(str(CONF)):
-            config = compose(
-                "config",
-                [
-                    "hydra/sweeper=search",
-                    f"hydra/sweeper/sampler={sampler}",
-                    "hydra.sweeper.study_name=s",
-                ],
-                return_hydra_config=True,
-            )
-        return dict(config.hydra.sweeper) | {"named": named}
-
-    conditional = Space.parse(PARAMS, [])
-    flat = Space.parse({"svd_rank": "4,8", "ffn_sparsity": "0.5,0.6"}, [])
-    for sampler in ("tpe", "random"):
-        check_sampler(settings(sampler, "dense"), conditional, check)
-    for sampler in ("nsgaii", "gp", "grid"):
-        with pytest.raises(
-            UserError, match=f"sampler={sampler}: .* has no effect in some.*tpe or random"
-        ):
-            check_sampler(settings(sampler), conditional, check)
-        check_sampler(settings(sampler), flat, check)
-    with pytest.raises(UserError, match=r"gp: .*named=\[\]"):
-        check_sampler(settings("gp", "dense"), flat, check)
-    with pytest.raises(UserError, match=r"CmaEs.* is not for this search"):
-        check_sampler(settings("cmaes"), flat, check)
-
-
-def test_what_has_no_effect_is_dropped_and_its_reason_kept() -> None:
-    dropped: dict[str, WithoutEffectError] = {}
-    assert effective(["svd_rank=4", "estimator=static"], check, dropped) == ["estimator=static"]
-    assert set(dropped) == {"svd_rank"}
-    with pytest.raises(UserError, match=r"^ffn_sparsity=2"):
-        effective(["ffn_sparsity=2"], check)
-
-
-def test_key_of() -> None:
-    assert [key_of(one) for one in ("a.b=c", "+a=b=c", "~x", "++y=1")] == ["a.b", "a", "x", "y"]
-
-
-def test_a_setting_is_composed_once() -> None:
-    calls = []
-
-    def counting(overrides: Sequence[str]) -> tuple[RunConfig, list[float]]:
-        calls.append(overrides)
-        return check(overrides)
-
-    once = remembered(counting)
-    for _ in range(2):
-        once(["seed=1"])
-        with pytest.raises(UserError, match="svd_rank=0"):
-            once(["svd_rank=0"])
-    assert len(calls) == 2

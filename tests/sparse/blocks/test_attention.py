@@ -6,18 +6,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from sparselora import UserError, calibrate, sparsify
+from sparselora import UserError, sparsify
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.attention import ROLES, find_attention
-from sparselora.sparse.channels.attention_estimators import build_norms
-from sparselora.sparse.channels.head_channels import HeadShape
-from sparselora.sparse.estimators import ESTIMATORS
 from tests.conftest import plain, tiny_batch, tiny_config, tiny_model
 from tests.sparse.blocks.test_ffn import assert_all_close, assert_as_near, gradients
 from tests.sparse.blocks.test_ffn import masked_reference as masked_ffn
@@ -41,7 +36,7 @@ def masked_reference(model: nn.Module, handle: Any) -> nn.Module:
         if sparse is None:
             continue
         for role in ROLES:
-            whole = attention.maps[role].weight
+            whole = attention.projections[role].weight
             keep = torch.zeros(whole.shape[1 if role == "output" else 0], dtype=torch.bool)
             start = 0 if role == "output" else attention.rows(role).start
             keep[start + getattr(sparse.chosen, role)] = True
@@ -58,7 +53,7 @@ def masked_reference(model: nn.Module, handle: Any) -> nn.Module:
 def test_equals_the_masked_dense_model(model_type: str, padded: bool) -> None:
     model = tiny_model(model_type).double()
     for attention in find_attention(model):
-        for linear in attention.maps.values():
+        for linear in attention.projections.values():
             if linear.bias is not None:
                 nn.init.normal_(linear.bias)
     pristine = copy.deepcopy(model)
@@ -109,7 +104,7 @@ def test_context_alone_with_a_sparse_ffn(model_type: str, scope: str) -> None:
     for one, other in zip(find_attention(whole), find_attention(masked), strict=True):
         done = set()
         for role in ROLES:
-            module = one.maps[role].module
+            module = one.projections[role].module
             if id(module) in done:
                 continue
             done.add(id(module))
@@ -118,8 +113,8 @@ def test_context_alone_with_a_sparse_ffn(model_type: str, scope: str) -> None:
                 _: nn.Module,
                 args: tuple[Tensor],
                 output: Tensor,
-                other: nn.Module = other.maps[role].base,
-                own: nn.Module = one.maps[role].base,
+                other: nn.Module = other.projections[role].base,
+                own: nn.Module = one.projections[role].base,
             ) -> Tensor:
                 # The adapters are the same; the frozen maps differ for context tokens.
                 change = other(args[0]) - own(args[0])
@@ -165,42 +160,6 @@ def test_peft_still_finds_its_adapters() -> None:
             parameter.data.zero_()
     torch.testing.assert_close(got, pristine(**tiny_batch()).logits)
     assert handle.enabled
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_estimator_chooses(name: str) -> None:
-    model = tiny_model("llama")
-    config = plain(estimator=name, svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, vo_sparsity=0.4)
-    handle = sparsify(model, config, calibration=tiny_batch())
-    gradients(model, tiny_batch())
-    for each in handle.sparse_attention.values():
-        # Two heads of keys of six channels: three pairs each, of which two stay, and four of six.
-        assert len(each.chosen.key) == 8
-        assert len(each.chosen.value) == 8
-        assert len(each.chosen.query) == len(each.chosen.output) == 16
-    report = handle.report()[0]
-    assert (report.qk_sparsity, report.vo_sparsity) == pytest.approx((1 / 3, 1 / 3))
-
-
-def test_oracle_and_static_norms_are_those_of_the_maps() -> None:
-    model = tiny_model("opt").double().eval()
-    inputs: dict[str, Tensor] = {}
-    layer = find_attention(model)[1]
-
-    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs["x"] = args[0]
-
-    layer.entry.register_forward_pre_hook(note)
-    batch = tiny_batch(padded=False)
-    model(**batch)
-    moments = calibrate(model, [batch])["layer.1"].attention
-    x = inputs["x"].reshape(-1, 24)
-    for name, scale in (("oracle", 1.0), ("static", len(x) ** -0.5)):
-        config = plain(estimator=name, qk_sparsity=0.5)
-        norms = build_norms(layer, config, moments)(x, None)
-        for role, norm in zip(("query", "key", "value"), norms, strict=True):
-            expected = (x @ layer.weight(role).T + layer.bias(role)).norm(dim=0) * scale
-            torch.testing.assert_close(norm.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_does_not_change_the_choice() -> None:
@@ -269,66 +228,6 @@ def test_state_goes_on() -> None:
     resumed = sparsify(other, config)
     resumed.load_state_dict(state)
     assert torch.equal(other(**tiny_batch()).logits, expected)
-
-
-def test_rules_and_named_layers() -> None:
-    config = plain(qk_sparsity=0.4, rule="deeper", layer_vo_sparsity={"layer.0": 0.5})
-    assert config.attention_sparsities(4) == [(0.0, 0.5), (0.0, 0.0), (0.8, 0.0), (0.8, 0.0)]
-    named = plain(qk_sparsity=0.4, rule="explicit")
-    assert named.attention_sparsities(2) == [(0.4, 0.0), (0.4, 0.0)]
-    with pytest.raises(UserError, match=r"layer_qk_sparsity\.layer\.0=1"):
-        plain(layer_qk_sparsity={"layer.0": 1.0})
-    with pytest.raises(UserError, match="attention_scope=heads"):
-        plain(attention_scope="heads")
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    heads=st.integers(1, 4),
-    groups=st.integers(1, 3),
-    half=st.integers(1, 5),
-    rotary=st.booleans(),
-    per_head=st.booleans(),
-    qk=st.floats(0, 0.95),
-    vo=st.floats(0, 0.95),
-    seed=st.integers(0, 1000),
-)
-def test_choice_respects_heads_groups_and_pairs(
-    heads: int,
-    groups: int,
-    half: int,
-    rotary: bool,
-    per_head: bool,
-    qk: float,
-    vo: float,
-    seed: int,
-) -> None:
-    e = 2 * half
-    shape = HeadShape(heads, groups, e, rotary, per_head)
-    generator = torch.Generator().manual_seed(seed)
-    norms = [torch.rand(n * heads * e, generator=generator) for n in (groups, 1, 1)]
-    kept = shape.kept(qk, pairs=True), shape.kept(vo, pairs=False)
-    chosen = shape.choose(norms, *kept)
-    assert (len(chosen.key), len(chosen.value)) == kept
-    for rows, wide in ((chosen.key, chosen.query), (chosen.value, chosen.output)):
-        assert rows.tolist() == sorted(set(rows.tolist()))
-        expected = {
-            (g * groups + r) * e + c
-            for g, c in ((row // e, row % e) for row in rows.tolist())
-            for r in range(groups)
-        }
-        assert wide.tolist() == sorted(expected)
-        if per_head:
-            counts = torch.bincount(rows // e, minlength=heads)
-            assert (counts == counts[0]).all()
-    if rotary:
-        places = {(row // e, row % e) for row in chosen.key.tolist()}
-        assert all((g, (c + half) % e) in places for g, c in places)
-    # Nothing left out beats what is kept.
-    if not per_head and len(chosen.value) < heads * e:
-        left = torch.ones(heads * e, dtype=torch.bool)
-        left[chosen.value] = False
-        assert norms[2][chosen.value].min() >= norms[2][left].max()
 
 
 @pytest.mark.parametrize("variant", ["use_dora", "use_rslora"])
@@ -423,10 +322,11 @@ def test_a_merge_is_seen_by_what_was_gathered_before(lora: list[str]) -> None:
         change()
         model(**batch)
         attention, ffn = handle.sparse_attention["layer.1"], handle.sparse_blocks["layer.1"]
-        query, lin1 = attention.attention.maps["query"].weight, ffn.block.lin1.weight
-        assert torch.equal(attention._slices["query"].weight, query[attention.chosen.query])
-        assert torch.equal(ffn._slice.lin1, lin1[ffn.chosen])
-        gathered.append((attention._slices["query"].weight, ffn._slice.lin1))
+        query, lin1 = attention.attention.projections["query"].weight, ffn.block.lin1.weight
+        ours = attention.choice.gathered["query"].weight, ffn.choice.gathered["ffn"].lin1
+        assert torch.equal(ours[0], query[attention.chosen.query])
+        assert torch.equal(ours[1], lin1[ffn.chosen])
+        gathered.append(ours)
     changed = 0 if lora == ["query"] else 1
     assert not torch.allclose(gathered[0][changed], gathered[1][changed])
     assert torch.allclose(gathered[0][changed], gathered[2][changed], atol=1e-6)

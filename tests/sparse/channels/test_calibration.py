@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -7,10 +5,6 @@ from sparselora import sparsify
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import find_blocks
 from sparselora.sparse.channels.calibration import calibrate
-from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
-from sparselora.sparse.channels.moments import from_tensors, to_tensors
-from sparselora.sparse.sensitivity import calibrated_config, error_curves
-from sparselora.training.calibration_cache import fit
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.channels.test_tokens import completions, dense_tokens, tiny_decoder
 
@@ -45,34 +39,6 @@ def test_moments_are_those_of_the_real_tokens(model_type: str) -> None:
         torch.testing.assert_close(got.input_covariance(), covariance, atol=1e-5, rtol=1e-4)
 
 
-def test_survives_the_way_through_tensors() -> None:
-    moments = calibrate(tiny_model("bert"), [tiny_batch()])
-    again = from_tensors(to_tensors(moments), torch.device("cpu"))
-    assert again.keys() == moments.keys()
-    assert torch.equal(again["layer.2"].cross, moments["layer.2"].cross)
-
-
-def test_whitening_has_the_least_error_on_the_inputs_it_saw() -> None:
-    model = tiny_model("bert")
-    moments = calibrate(model, [tiny_batch(16, 12)])["layer.1"]
-    block = find_blocks(model)[1]
-    weight, bias = block.lin1.weight, block.lin1.bias
-    generator = torch.Generator().manual_seed(0)
-    values, vectors = torch.linalg.eigh(moments.input_covariance())
-    root = vectors * values.clamp_min(0).sqrt()
-    draws = torch.randn(4000, 24, generator=generator, dtype=torch.float64)
-    x = (draws @ root.T + moments.input_mean).float()
-    exact = torch.nn.functional.linear(x, weight, bias)
-    errors = {}
-    for name, given in (("plain", None), ("whitened", moments)):
-        for rank in (3, 24):
-            estimate = SVDSparsityEstimator(weight, bias, rank, given)(x)
-            errors[name, rank] = float((estimate - exact).norm() / exact.norm())
-    assert errors["whitened", 3] < 0.8 * errors["plain", 3]
-    assert errors["plain", 24] < 1e-4
-    assert errors["whitened", 24] < 1e-2
-
-
 def test_calibration_that_is_needed_and_missing() -> None:
     for config in (
         plain(estimator="whitened", svd_rank=3),
@@ -86,53 +52,6 @@ def test_calibration_that_is_needed_and_missing() -> None:
         calibrate(tiny_model("bert"), [{"pixels": torch.zeros(2, 3)}])
     sparsify(tiny_model("bert"), plain(estimator="static"), calibration=tiny_batch())
     sparsify(tiny_model("bert"), plain(estimator="static"), calibration=[tiny_batch()])
-
-
-def test_cache_by_weights_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARSELORA_CACHE", str(tmp_path))
-    model, batch = tiny_model("bert"), tiny_batch()
-    config = plain(rule="calibrated", ffn_sparsity=0.5, svd_rank=3)
-    made = fit(model, config, [0.5] * 3, lambda: [batch])
-    monkeypatch.setattr("sparselora.training.calibration_cache.calibrate", None)
-    monkeypatch.setattr("sparselora.training.calibration_cache.error_curves", None)
-    found = fit(model, config, [0.5] * 3, lambda: [batch])
-    assert found.seconds == made.seconds > 0
-    assert (found.curves, found.sparsities) == (made.curves, made.sparsities)
-    assert made.calibration is not None
-    assert found.calibration is not None
-    for name, moments in made.calibration.items():
-        assert torch.equal(found.calibration[name].cross, moments.cross)
-    with pytest.raises(TypeError, match="not callable"):
-        fit(model, config, [0.5] * 3, lambda: [tiny_batch(3)])
-    with torch.no_grad():
-        next(model.parameters()).add_(1)
-    with pytest.raises(TypeError, match="not callable"):
-        fit(model, config, [0.5] * 3, lambda: [batch])
-    assert fit(model, plain(svd_rank=3), [0.5] * 3, list).calibration is None
-
-
-def test_error_curves_leave_the_model_and_rise() -> None:
-    model = tiny_model("distilbert", dropout=0.3)
-    batches = [tiny_batch(), tiny_batch(3, 7)]
-    moments = calibrate(model, batches)
-    before = dict(model.named_modules())
-    config = plain(estimator="oracle", svd_rank=None)
-    curves = error_curves(model, config, moments, batches)
-    assert dict(model.named_modules()) == before
-    assert model.training
-    assert len(curves) == 3
-    for curve in curves:
-        assert curve[0] == 0.0
-        assert curve == sorted(curve)
-        assert curve[-1] > 0
-    named = calibrated_config(
-        model, plain(rule="calibrated", layer_sparsity={"layer.1": 0.1}), moments, batches
-    )
-    values = list(named.layer_sparsity.values())
-    assert values[1] == 0.1
-    assert sum(values) / 3 == pytest.approx(0.65)
-    with pytest.raises(UserError, match="calibrated_config"):
-        sparsify(model, plain(rule="calibrated"), batches)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -12,8 +12,15 @@ from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.channels.calibration import calibrate
-from sparselora.sparse.channels.compensation import reduced_rank
+from sparselora.sparse.channels.compensation import (
+    Compensation,
+    fixed_correction,
+    lowrank_compensation,
+    mean_compensation,
+    reduced_rank,
+)
 from sparselora.sparse.channels.moments import LayerMoments
+from sparselora.sparse.channels.selector import FFNChannels
 from sparselora.sparse.channels.state import SparsityState
 from tests.conftest import plain, tiny_batch, tiny_model
 from tests.sparse.blocks.test_ffn import gradients, with_lora_on_the_ffn
@@ -81,7 +88,7 @@ def test_it_adds_what_its_model_of_the_left_out_says(model_type: str, estimator:
             without = SparseFFN(
                 block, replace(config, compensation="none"), 15, SparsityState(), moments
             )
-            without._chosen = ffn.chosen
+            without.choice.chosen = ffn.choice.chosen
             torch.testing.assert_close(got, without.forward(x) + best, atol=1e-3, rtol=1e-3)
     if estimator != "svd":  # whose scores of a random model say too little for an order
         assert gaps["lowrank"] < gaps["mean"] < gaps["none"] * 1.05
@@ -111,7 +118,7 @@ def test_gradients_with_compensation(estimator: str) -> None:
     x = x[:7].clone().requires_grad_()
     got = ffn.forward(x)
     indices = ffn.chosen
-    weights = ffn._gather(indices, torch.float64)
+    weights = ffn._gather(ffn.choice.chosen, torch.float64)
     shift, down, up = weights.correction
     hidden = nn.functional.gelu(block.lin1(x)[:, indices])
     expected = hidden @ block.lin2.weight[:, indices].T + block.lin2.bias + shift + x @ down @ up
@@ -124,21 +131,6 @@ def test_gradients_with_compensation(estimator: str) -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_a_kept_choice_is_gathered_once_and_chosen_anew_when_due() -> None:
-    model = tiny_model("bert", dropout=0.1)
-    handle = sparsify(model, replace(CONFIG, estimator="random", estimator_every=3))
-    ffn = handle._sparse["layer.0"]
-    choices, slices = [], []
-    for _ in range(7):
-        model(**tiny_batch())
-        choices.append(ffn.chosen.tolist())
-        slices.append(ffn._slice)
-    assert choices[0] == choices[1] == choices[2] != choices[3]
-    assert choices[3] == choices[4] == choices[5] != choices[6]
-    assert slices[0] is slices[2]
-    assert slices[2] is not slices[3]
 
 
 def test_a_fixed_choice_follows_the_ramp() -> None:
@@ -193,7 +185,8 @@ def test_compensation_under_bf16_stays_near_float32(estimator: str) -> None:
         model = tiny_model("bert")
         handle = sparsify(model, config, calibration=tiny_batch())
         for ffn in handle.sparse_blocks.values():  # the same channels in both
-            ffn._chosen, ffn._expires = torch.arange(0, 30, 2), 10**9
+            ffn.choice.chosen = FFNChannels(torch.arange(0, 30, 2))
+            ffn.choice.expires = 10**9
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             results.append(gradients(model, tiny_batch()))
     for name, exact in results[0].items():
@@ -220,3 +213,39 @@ def test_rank_over_hidden_size() -> None:
             replace(CONFIG, compensation="lowrank", compensation_rank=25),
             calibration=tiny_batch(),
         )
+
+
+@pytest.mark.parametrize("kind", ["none", "mean", "lowrank"])
+@pytest.mark.parametrize("stays", [False, True])
+def test_what_is_fitted_once_and_what_for_every_choice(kind: str, stays: bool) -> None:
+    block, moments, _ = calibrated_block("bert")
+    config = replace(CONFIG, compensation=kind, compensation_rank=4)
+    lin2 = block.lin2.weight.detach()
+    chosen = torch.arange(0, 30, 2)
+    fitted = Compensation.fitted(config, moments, lin2, chosen if stays else None)
+    for indices in (chosen, torch.arange(20)):
+        got = fitted.correction(indices, lin2.t()[indices])
+        if kind == "none":
+            assert got is None
+        elif stays and kind == "lowrank" and indices is chosen:
+            expected = fixed_correction(moments, lin2, chosen, 4)
+            assert got is fitted.correction(indices, lin2.t()[indices])  # nothing is made anew
+            torch.testing.assert_close(got, expected)
+        else:
+            approximated = (
+                mean_compensation(moments, lin2)
+                if kind == "mean"
+                else lowrank_compensation(moments, lin2, 4)
+            )
+            torch.testing.assert_close(got, approximated.correction(indices, lin2.t()[indices]))
+
+
+def test_what_is_fitted_for_one_choice_goes_to_its_device() -> None:
+    block, moments, _ = calibrated_block("bert")
+    config = replace(CONFIG, compensation="lowrank", compensation_rank=4)
+    fitted = Compensation.fitted(config, moments, block.lin2.weight.detach(), torch.arange(5))
+    rows = torch.empty(5, 24, device="meta")
+    got = fitted.correction(torch.arange(5, device="meta"), rows)
+    assert got is not None
+    assert {part.device.type for part in got if part is not None} == {"meta"}
+    assert fitted.correction(torch.arange(5, device="meta"), rows) is got  # moved once

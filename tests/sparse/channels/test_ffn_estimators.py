@@ -5,32 +5,9 @@ from torch import nn
 from sparselora import build_ffn_estimators
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.ffn import find_blocks
-from sparselora.sparse.channels.ffn_estimators import FFNEstimator, RandomEstimator
+from sparselora.sparse.channels.ffn_estimators import FFNEstimator
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
-from sparselora.sparse.config import SparsityConfig
 from tests.conftest import tiny_model
-
-
-@pytest.mark.parametrize("rank", [1, 3, 24])
-def test_svd_is_the_best_approximation_of_its_rank(rank: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(37, 24, generator=generator, dtype=torch.float64)
-    bias = torch.randn(37, generator=generator, dtype=torch.float64)
-    estimator = SVDSparsityEstimator(weight, bias, rank)
-    assert estimator.down.shape == (rank, 24)
-    assert estimator.up.shape == (37, rank)
-    x = torch.randn(11, 24, generator=generator, dtype=torch.float64)
-    left, singular, right = torch.linalg.svd(weight, full_matrices=False)
-    reference = (left[:, :rank] * singular[:rank]) @ right[:rank]
-    torch.testing.assert_close(estimator(x), x @ reference.t() + bias)
-    if rank == 24:
-        torch.testing.assert_close(estimator(x), nn.functional.linear(x, weight, bias))
-
-
-@pytest.mark.parametrize("rank", [0, 25])
-def test_rank_out_of_range(rank: int) -> None:
-    with pytest.raises(ValueError, match="from 1 to 24"):
-        SVDSparsityEstimator(torch.randn(37, 24), None, rank)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "llama"])
@@ -71,18 +48,3 @@ def test_token_weights_leave_tokens_out() -> None:
 def test_estimator_rejects_a_rank_the_model_does_not_have() -> None:
     with pytest.raises(UserError, match=r"svd_rank=25.*from 1 to 24"):
         build_ffn_estimators(tiny_model("bert"), 25)
-
-
-def test_random_scores_follow_the_seed() -> None:
-    x = torch.zeros(1, 4)
-    first, again, other = RandomEstimator(50, 1), RandomEstimator(50, 1), RandomEstimator(50, 2)
-    draw = first(x)
-    assert torch.equal(draw, again(x))
-    assert not torch.equal(draw, other(x))
-    assert not torch.equal(draw, first(x))
-
-
-def test_config_checks_itself() -> None:
-    for bad in ({"svd_rank": 0}, {"svd_rank": None}, {"ffn_sparsity": 1.0}, {"estimator": "x"}):
-        with pytest.raises(UserError, match="allowed"):
-            SparsityConfig(**bad)  # type: ignore[arg-type]

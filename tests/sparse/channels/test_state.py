@@ -12,8 +12,10 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 
 from sparselora import UserError, sparsify
+from sparselora.sparse.channels import sampling, state
 from sparselora.sparse.channels.call_hooks import state_of
 from sparselora.sparse.channels.state import Call
 from sparselora.sparse.estimators import ESTIMATORS
@@ -289,6 +291,47 @@ def test_labels_that_a_trainer_took_out_are_asked_for() -> None:
         model(**batch)
 
 
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_a_dropped_graph_takes_its_call_along(reentrant: bool | None) -> None:
+    model, handle = sparse_model()
+    checkpointed(model, reentrant)
+    losses = [model(**causal_batch()).loss for _ in range(10)]
+    alive = weakref.WeakSet(each for each in gc.get_objects() if isinstance(each, Call))
+    assert len(alive) >= 10
+    del losses
+    gc.collect()
+    assert len(alive) == 1  # the last one, which is in hand
+    weight = weakref.ref(model.base_model.model.model.layers[0].mlp.up_proj.weight)
+    del model, handle
+    gc.collect()
+    assert weight() is None
+
+
+def test_tokens_to_score_are_found_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+
+    def noted(hidden_states: Tensor, mask: Tensor, tokens: int) -> sampling.Positions:
+        masks.append(mask)
+        return sampling.positions_to_sample(hidden_states, mask, tokens)
+
+    monkeypatch.setattr(state, "positions_to_sample", noted)
+    model = tiny_model("bert")
+    config = plain(
+        svd_rank=2, ffn_sparsity=0.5, qk_sparsity=0.5, vo_sparsity=0.5, estimator_tokens=8
+    )
+    handle = sparsify(model, config)
+    batch = tiny_batch()
+    other = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    for each in (batch, other):
+        model(**each).loss.backward()
+    # The last FFN is of first tokens, whatever the mask says of them.
+    assert len(masks) == 4
+    for index, each in enumerate((batch, other)):
+        assert torch.equal(masks[2 * index], each["attention_mask"])
+        assert masks[2 * index + 1] is None
+    handle.remove()
+
+
 def test_realised_sparsity_weighs_by_real_tokens() -> None:
     model, handle = sparse_model(tokens="context")
     batch = causal_batch()
@@ -311,19 +354,3 @@ def test_realised_sparsity_weighs_by_real_tokens() -> None:
         tokens += real
         computed += real * len(handle.sparse_blocks["layer.1"].chosen)
     assert handle.report()[1].realised_sparsity == pytest.approx(1 - computed / (37 * tokens))
-
-
-@pytest.mark.parametrize("reentrant", [None, False, True])
-def test_a_dropped_graph_takes_its_call_along(reentrant: bool | None) -> None:
-    model, handle = sparse_model()
-    checkpointed(model, reentrant)
-    losses = [model(**causal_batch()).loss for _ in range(10)]
-    alive = weakref.WeakSet(each for each in gc.get_objects() if isinstance(each, Call))
-    assert len(alive) >= 10
-    del losses
-    gc.collect()
-    assert len(alive) == 1  # the last one, which is in hand
-    weight = weakref.ref(model.base_model.model.model.layers[0].mlp.up_proj.weight)
-    del model, handle
-    gc.collect()
-    assert weight() is None

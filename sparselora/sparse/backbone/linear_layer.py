@@ -1,4 +1,4 @@
-"""A linear map of a model, whatever holds it: plain, transposed, fused, in 4 bits, with LoRA on it."""
+"""Read a linear layer, whatever holds it: plain, transposed, fused, in 4 bits, with LoRA on it."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,28 +10,30 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
+from sparselora.sparse.backbone.paths import kind_of, required
 from sparselora.sparse.backbone.quantized import Version, compute_dtype, dequantized, is_quantized
+from sparselora.sparse.compat import PARAMETERS, VERSION
 from sparselora.sparse.swap import unmixed
 
 
 class Adapter(NamedTuple):
-    """LoRA on one map: s · D(x) Aᵀ Bᵀ."""
+    """Hold the LoRA adapter of one linear layer: s · D(x) Aᵀ Bᵀ."""
 
     a: Tensor
-    """(r, in)."""
+    """A, (r, in)."""
     b: Tensor
-    """(out, r)."""
+    """B, (out, r)."""
     scaling: float
     dropout: nn.Module
 
 
 def whole_parameter(base: nn.Module) -> nn.Parameter:
-    """Return the weight of a frozen map as the model stores it.
+    """Return the weight of a frozen linear layer as the model stores it.
 
     Raises:
         UserError: it has been sharded over devices.
     """
-    weight = base._parameters.get("weight")
+    weight = getattr(base, PARAMETERS).get("weight")
     # FSDP has views in place of parameters, its successor tensors over a mesh of devices.
     if not isinstance(weight, nn.Parameter) or hasattr(weight, "device_mesh"):
         raise UserError(
@@ -42,21 +44,21 @@ def whole_parameter(base: nn.Module) -> nn.Parameter:
 
 
 @dataclass(frozen=True)
-class LinearMap:
-    """One map of a block as (out, in), whatever module holds it: views of that module's parameters.
+class LinearLayer:
+    """Read one linear layer as (out, in), whatever module holds it: views of that module's parameters.
 
     Weights are read anew each time, since a patch or a move to another device changes what lies
     behind the parameter.
     """
 
     module: nn.Module
-    """A linear map, or PEFT's LoRA layer around one."""
+    """A linear layer, or PEFT's LoRA layer around one."""
     part: int | None = None
-    """0 for the first half of a fused map's rows, 1 for the second, None for all of them."""
+    """0 for the first half of a fused layer's rows, 1 for the second, None for all of them."""
 
     @property
     def base(self) -> nn.Module:
-        """The frozen map, without its adapter, of whatever kind that is."""
+        """Return the frozen layer, without its adapter, of whatever kind that is."""
         inner: Any = self.module
         while isinstance(inner, BaseTunerLayer):
             inner = inner.base_layer
@@ -65,7 +67,7 @@ class LinearMap:
 
     @property
     def weight(self) -> Tensor:
-        """(out, in); of a map that holds 4 bits, computed from them each time."""
+        """Return the weight, (out, in); where it is held in 4 bits, computed from them each time."""
         base = self.base
         if is_quantized(base):
             rows = dequantized(base)
@@ -76,7 +78,7 @@ class LinearMap:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the weight: (out, in)."""
+        """Return the weight's shape, (out, in)."""
         base: Any = self.base
         if isinstance(base, Conv1D):
             rows, columns = base.nf, base.nx
@@ -86,11 +88,11 @@ class LinearMap:
 
     @property
     def device(self) -> torch.device:
-        """Of the weight."""
+        """Return the weight's device."""
         return whole_parameter(self.base).device
 
     def dtype(self, hidden_states: Tensor) -> torch.dtype:
-        """What the frozen map multiplies these in, autocast included."""
+        """Return the dtype that the frozen layer multiplies these in, autocast included."""
         if torch.is_autocast_enabled(hidden_states.device.type):
             return torch.get_autocast_dtype(hidden_states.device.type)
         if is_quantized(self.base):
@@ -98,19 +100,25 @@ class LinearMap:
         return whole_parameter(self.base).dtype
 
     def returned(self, output: Tensor, hidden_states: Tensor) -> Tensor:
-        """In the dtype that the map returns: one of 4 bits that of its input, under autocast too."""
+        """Return an output in the dtype that the layer gives.
+
+        One of 4 bits gives that of its input, under autocast too.
+        """
         own = is_quantized(self.base)
         return output.to(hidden_states.dtype if own else self.dtype(hidden_states))
 
     @property
     def bias(self) -> Tensor | None:
-        """(out,) or None."""
+        """Return the bias, (out,), or None."""
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]
         return bias if bias is None or self.part is None else bias.chunk(2)[self.part]
 
     @property
     def merged(self) -> tuple[object, ...]:
-        """What may change of the weight: its version, what is merged into it, of 4 bits which it is."""
+        """Return what may change of the weight, to compare with what it was.
+
+        That is its version, what is merged into it, and of 4 bits which parameter it is.
+        """
         layer: Any = self.module
         names = tuple(layer.merged_adapters) if isinstance(layer, LoraLayer) else ()
         weight = whole_parameter(self.base)
@@ -118,11 +126,15 @@ class LinearMap:
             return *names, Version(weight)
         if torch.compiler.is_compiling() or weight.is_inference():
             return names
-        return *names, weight._version  # as a checkpoint that is loaded raises it
+        return *names, getattr(weight, VERSION)  # as a checkpoint that is loaded raises it
 
     @property
     def adapter(self) -> Adapter | None:
-        """None where there is none, or it is switched off or merged into the weight."""
+        """Return the active adapter, None where it is switched off, merged or there is none.
+
+        Raises:
+            UserError: more than one is active.
+        """
         layer: Any = self.module
         if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged:
             return None
@@ -143,7 +155,10 @@ class LinearMap:
         )
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
-        """(…, in) → (…, out), the adapter included, without its dropout."""
+        """Apply the layer and its adapter, without the adapter's dropout.
+
+        Shapes: hidden states (…, in); result (…, out).
+        """
         dtype = hidden_states.dtype  # PEFT keeps adapters of bfloat16 models in float32
         bias = None if self.bias is None else self.bias.to(dtype)
         output = nn.functional.linear(hidden_states, self.weight.to(dtype), bias)
@@ -154,57 +169,6 @@ class LinearMap:
         return output + adapter.scaling * nn.functional.linear(low, adapter.b.to(dtype))
 
 
-def module_at(layer: nn.Module, path: str) -> nn.Module | None:
-    """Return the module at a dotted path, None where there is none."""
-    module: Any = layer
-    for name in path.split("."):
-        module = module._modules.get(name)
-        if module is None:
-            return None
-    found: nn.Module = module
-    return found
-
-
-def required(layer: nn.Module, path: str, name: str) -> nn.Module:
-    """Return the module at a path below a layer of that name.
-
-    Raises:
-        UserError: it is not there; the message names what is, and the kind of adapter that put it there.
-    """
-    module = module_at(layer, path)
-    if module is not None:
-        return module
-    there, at = layer, name
-    for part in path.split("."):
-        below = module_at(there, part)
-        if below is None:
-            break
-        there, at = below, f"{at}.{part}"
-    raise UserError(
-        f"model: {name}.{path} is not there, since {at} is {kind_of(there)}; the architecture's own "
-        "modules are allowed"
-    )
-
-
-def kind_of(module: nn.Module) -> str:
-    """Return what to call a module's class in a message: with the PEFT method that it is of."""
-    kind = unmixed(type(module))
-    package = kind.__module__.split(".")
-    if package[:2] != ["peft", "tuners"] or len(package) < 3:
-        return f"a {kind.__name__}"
-    method = package[2].upper()
-    return f"PEFT's {kind.__name__} ({method})"
-
-
-def check_forward(module: nn.Module, where: str) -> None:
-    """Raise a `UserError` where a module has a forward of its own, beside its class's."""
-    if "forward" in module.__dict__:
-        raise UserError(
-            f"model: {where} has a forward of its own, as accelerate gives modules that it places "
-            "(device_map); place the model on one device as a whole"
-        )
-
-
 def _is_lora(linear: nn.Module) -> bool:
     # AdaLoRA's layers and others are of classes of their own below PEFT's `LoraLayer`.
     kind = unmixed(type(linear))
@@ -213,13 +177,16 @@ def _is_lora(linear: nn.Module) -> bool:
 
 
 def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
-    """Whether the map at `path` below a layer is what slicing it takes.
+    """Raise a `UserError` unless the linear layer at a path is what slicing takes.
 
     Args:
-        name: of the layer, and `kind` of its part (FFN, attention): for messages.
+        layer: the model's layer that it is in.
+        path: its path below that.
+        name: the layer's name, for messages.
+        kind: the name of its part (FFN, attention), for messages.
 
     Raises:
-        UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter.
+        UserError: it is not a plain, frozen linear layer, with or without one plain LoRA adapter.
     """
     linear: Any = required(layer, path, name)
     where = f"{name}.{path}"
@@ -227,7 +194,7 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     if unmixed(type(base)) not in (nn.Linear, Conv1D) and not is_quantized(base):
         of = "" if base is linear else f" on {kind_of(base)}"
         raise UserError(
-            f"model: {where} is {kind_of(linear)}{of}; a linear map, plain or in bitsandbytes' 4 "
+            f"model: {where} is {kind_of(linear)}{of}; a linear layer, plain or in bitsandbytes' 4 "
             f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
         )
     if whole_parameter(base).requires_grad:
