@@ -174,7 +174,7 @@ class CalibrationConfig:
 
 @dataclass
 class LoraSettings:
-    """Describe the adapter."""
+    """Say how large the adapter is, and what carries one."""
 
     r: int = setting(8, at_least(1))
     alpha: int = setting(16, positive)

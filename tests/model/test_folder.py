@@ -1,10 +1,7 @@
 """Folders that people give as a model: a usual mistake is one line, and what is read is what is there."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +12,9 @@ from safetensors.torch import load_file, save_file
 from sparselora.config.groups import ModelConfig
 from sparselora.errors import UserError
 from sparselora.model.load import load_model_config
-from sparselora.model.tokenizer import load_tokenizer
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from tests.conftest import WORDS, Outcome, tiny_config, word_tokenizer
-from tests.model.test_weight_checks import load
+from tests.conftest import Outcome, tiny_config, word_tokenizer
+from tests.model.checkpoints import load
 
 Invoke = Callable[..., Outcome]
 
@@ -84,75 +80,6 @@ def test_an_adapter_is_refused_before_data_are_read(
     assert outcome.code == 2
     assert len(outcome.message) == 1
     assert "holds a PEFT adapter" in outcome.message[0]
-
-
-@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
-def test_a_tokenizer_reads_as_its_file(tmp_path: Path, model_type: str) -> None:
-    """One class made another of it, to which five words were one token."""
-    tiny_config(model_type).save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
-    tokenizer = load_tokenizer(model_config(tmp_path))
-    ids = tokenizer(" ".join(WORDS), add_special_tokens=False)["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(ids) == WORDS
-
-
-@pytest.mark.parametrize(
-    ("names", "kept"),
-    [(["up", "down"], False), (["down", "up"], True), (["LABEL_0", "LABEL_1"], True)],
-)
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "llama"])
-def test_a_classifier_of_other_classes_is_made_new(
-    tmp_path: Path, model_type: str, names: list[str], kept: bool
-) -> None:
-    """One of the same two labels in the other order began as the inverted classifier."""
-    config = tiny_config(model_type)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    saved = transformers.AutoModelForSequenceClassification.from_config(config)
-    saved.save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
-    from sparselora.model.load import load_model
-    from tests.model.test_weight_checks import settings
-
-    notes: dict[str, Any] = {}
-    run = settings(tmp_path)
-    model = load_model(run, ["down", "up"], 0, notes)
-    theirs = dict(saved.named_parameters())
-    ours = {
-        name.replace("modules_to_save.default.", "").replace("base_model.model.", ""): parameter
-        for name, parameter in model.named_parameters()
-        if "original_module" not in name
-    }
-    outputs = [
-        name
-        for name in theirs
-        if name.startswith(ARCHITECTURES[model_type].head) and theirs[name].shape[0] == 2
-    ]
-    assert outputs
-    for name in outputs:
-        assert torch.equal(ours[name], theirs[name]) == (kept or name.endswith("bias"))
-    assert set(notes["made_new"]["trained"]) == (set() if kept else set(outputs))
-
-
-def test_a_model_with_few_positions_needs_no_shorter_length(
-    invoke: Invoke, tiny_overrides: list[str], hub_folder: Path, tmp_path: Path
-) -> None:
-    """data.max_length=128, which nobody had asked for, was refused."""
-    folder = tmp_path / "model"
-    shutil.copytree(hub_folder, folder)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    config.max_position_embeddings = 24
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    given = [each for each in tiny_overrides if not each.startswith("model.name_or_path=")]
-    given += [f"model.name_or_path={folder}", "svd_rank=3", "train.max_steps=2"]
-    given += ["measure.eval_every=null"]
-    outcome = invoke(*given)
-    assert outcome.code == 0, outcome.err
-    record = json.loads(next(outcome.folder.rglob("record.json")).read_text())
-    assert record["config"]["data"]["max_length"] == 24
-    outcome = invoke(*given, "data.max_length=25")
-    assert outcome.code == 2
-    assert "data.max_length=25: this model has 24 positions" in outcome.message[-1]
 
 
 def test_a_decoder_without_its_head_says_how_it_was_saved(tmp_path: Path) -> None:

@@ -4,112 +4,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from sparselora.config.checks import parse_config
-from sparselora.config.schema import RunConfig
-from sparselora.data.batches import TokenizedSplit, collate
-from sparselora.errors import UserError
-from sparselora.model.load import load_model, load_model_config, load_tokenizer
-from sparselora.model.positions import usable_positions
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
-from tests.conftest import tiny_config, word_tokenizer
-
-TYPES = sorted(ARCHITECTURES)
-DECODERS = [name for name in TYPES if ARCHITECTURES[name].head_on_every_token]
-POSITIONS_OF_IDS = [name for name in TYPES if ARCHITECTURES[name].positions == "ids"]
-WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder of each architecture: its backbone's weights and a tokenizer of words."""
-    root, made = tmp_path_factory.mktemp("saved"), {}
-
-    def save(model_type: str) -> Path:
-        if model_type not in made:
-            folder = root / model_type
-            torch.manual_seed(0)
-            config = tiny_config(model_type)
-            transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(
-                folder
-            )
-            word_tokenizer().save_pretrained(folder)
-            made[model_type] = folder
-        return made[model_type]
-
-    return save
-
-
-@pytest.fixture
-def copy(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """One that a test may spoil."""
-    return lambda model_type: Path(shutil.copytree(saved(model_type), tmp_path / model_type))
-
-
-def settings(folder: Path, task: str = "classification") -> RunConfig:
-    from hydra import compose, initialize_config_dir
-
-    from sparselora.paths import CONF
-    from sparselora.runs.checks import user_keys
-
-    overrides = [f"task={task}", "model.name=tiny", f"model.name_or_path={folder}"]
-    overrides += ["lora.projections=[query,key,value,output]", "train.device=cpu"]
-    if task == "causal_lm":
-        overrides += ["data=table", "data.path=x.csv", "data.prompt_template='{a}'"]
-        overrides += ["data.completion_template='{b}'"]
-    with initialize_config_dir(str(CONF), version_base=None):
-        return parse_config(compose("config", overrides), user_keys(overrides))
-
-
-def load(folder: Path, labels: int = 3, task: str = "classification") -> tuple[Any, Any, dict]:
-    notes: dict[str, Any] = {}
-    run = settings(folder, task)
-    tokenizer = load_tokenizer(run.model, notes)
-    torch.manual_seed(1)
-    names = [str(label) for label in range(labels)] if task == "classification" else []
-    model = load_model(run, names, tokenizer.pad_token_id, notes)
-    return model.eval(), tokenizer, notes
-
-
-def refused(folder: Path, *words: str, **how: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        load(folder, **how)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1, message
-    for word in ("model.name_or_path", *words):
-        assert word in message, message
-    return message
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def layer_keys(weights: dict[str, Any], model_type: str) -> list[str]:
-    return sorted(key for key in weights if f"{ARCHITECTURES[model_type].layers}.1." in key)
-
-
-def logits(model: Any, tokenizer: Any, rows: list[list[int]]) -> torch.Tensor:
-    features = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
-    split = TokenizedSplit(features, [0] * len(rows))
-    batch = collate(tokenizer, split, list(range(len(rows))))
-    batch.pop("labels")
-    with torch.no_grad():
-        return model(**batch).logits
-
-
-ROWS = [[7, 8, 9, 10, 11, 12, 13], [9, 8, 14], [15, 7, 20, 21]]
+from tests.conftest import word_tokenizer
+from tests.model.checkpoints import (
+    ROWS,
+    TYPES,
+    WEIGHTS,
+    change_config,
+    change_weights,
+    layer_keys,
+    load,
+    logits,
+    refused,
+)
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -201,41 +114,6 @@ def test_heads_may_be_missing_or_of_another_size(
     assert torch.equal(same, whole[key])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"problem_type": "regression"},
-        {"problem_type": "multi_label_classification"},
-        {"return_dict": False},
-        {"torchscript": True},
-        {"output_hidden_states": True},
-        {"output_attentions": True},
-        {"gradient_checkpointing": True},
-        {"pad_token_id": 1},
-        {"num_labels": 7},
-        {"dtype": "float16"},
-        {"use_cache": True},
-    ],
-    ids=lambda changes: "-".join(changes),
-)
-@pytest.mark.parametrize("model_type", TYPES)
-def test_fields_of_the_task_change_nothing(
-    copy: Callable[[str], Path], model_type: str, changes: dict[str, Any]
-) -> None:
-    folder = copy(model_type)
-    model, tokenizer, _ = load(folder)
-    if "pad_token_id" in changes and model_type in POSITIONS_OF_IDS:
-        pytest.skip("the model's own: see below")
-    expected = logits(model, tokenizer, ROWS)
-    change_config(folder, **changes)
-    model, tokenizer, _ = load(folder)
-    assert torch.allclose(logits(model, tokenizer, ROWS), expected, atol=1e-6)
-    labels = torch.tensor([0])
-    loss = model(input_ids=torch.tensor(ROWS[:1]), labels=labels).loss
-    cross_entropy = torch.nn.functional.cross_entropy(expected[:1], labels)
-    assert float(loss) == pytest.approx(float(cross_entropy), abs=1e-4)
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pad_token_id", [None, 0, 1, 2, -1, 1000])
 @pytest.mark.parametrize("model_type", TYPES)
@@ -301,56 +179,3 @@ def test_files_that_are_not_what_they_say(copy: Callable[[str], Path], model_typ
     for text in ("", "{", tokenizer[: len(tokenizer) // 2]):
         (folder / "tokenizer.json").write_text(text)
         refused(folder)
-
-
-@pytest.mark.parametrize("model_type", TYPES)
-def test_a_folder_without_vocabulary(copy: Callable[[str], Path], model_type: str) -> None:
-    folder = copy(model_type)
-    (folder / "tokenizer.json").unlink()
-    refused(folder)
-    (folder / "tokenizer_config.json").unlink()
-    refused(folder, "okenizer")
-
-
-def test_small_vocabularies_are_whole(tmp_path: Path, copy: Callable[[str], Path]) -> None:
-    folder = copy("bert")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).unlink()
-    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##b")
-    _, tokenizer, _ = load(folder)
-    assert tokenizer("ab")["input_ids"] == [2, 5, 6, 3]
-
-
-@pytest.mark.parametrize("model_type", DECODERS)
-def test_a_missing_map_to_the_vocabulary(copy: Callable[[str], Path], model_type: str) -> None:
-    folder = copy(model_type)
-    change_config(folder, tie_word_embeddings=False)
-    refused(folder, "lm_head.weight", task="causal_lm")
-    change_config(folder, tie_word_embeddings=True)
-    model, _, notes = load(folder, task="causal_lm")
-    assert notes["made_new"] == {"trained": [], "frozen": []}
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
-def test_no_token_to_pad_with(copy: Callable[[str], Path]) -> None:
-    folder = copy("llama")
-    tokenizer = word_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token = None
-    tokenizer.save_pretrained(folder)
-    refused(folder, "neither a pad token nor an end-of-text token")
-
-
-@pytest.mark.parametrize("model_type", TYPES)
-def test_every_usable_position_is_one(saved: Callable[[str], Path], model_type: str) -> None:
-    config = load_model_config(settings(saved(model_type)).model)
-    limit = usable_positions(config)
-    assert limit == (
-        None
-        if model_type == "deberta-v2" and not config.position_biased_input
-        else 128 - {"mpnet": 2}.get(model_type, 1 if model_type in POSITIONS_OF_IDS else 0)
-    )
-    model, tokenizer, _ = load(saved(model_type))
-    logits(model, tokenizer, [[7] * (limit or 128)])
-    if limit is not None and not ARCHITECTURES[model_type].rotary:
-        with pytest.raises((IndexError, RuntimeError, ValueError)):
-            logits(model, tokenizer, [[7] * (limit + 1)])
