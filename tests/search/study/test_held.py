@@ -17,7 +17,7 @@ class _Study:
     def __init__(self, **attributes: Any) -> None:
         self.attributes = attributes
 
-    def hold(self, name: str, value: Any, problem: Any) -> Any:
+    def guard(self, name: str, value: Any, problem: Any) -> Any:
         held = self.attributes.setdefault(name, value)
         message = problem(held) if held != value else ""
         if message:
