@@ -82,7 +82,7 @@ def _judged(met: bool, missed: bool) -> str:
 
 
 def _chosen(study: SharedStudy) -> tuple[str, FrozenTrial] | None:
-    """Return the last step of the plan that was taken: a name, and its trial."""
+    """Return the last step of the plan that was taken: optimized, fallback, or one without the SVD."""
     done = {
         str(trial.user_attrs[NAMED]): trial
         for trial in study.trials

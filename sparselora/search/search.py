@@ -26,7 +26,7 @@ from sparselora.search.space.samplers import sampler_factory
 from sparselora.search.space.space import Space
 from sparselora.search.study import attributes
 from sparselora.search.study.held import check_study
-from sparselora.search.study.known import known_by
+from sparselora.search.study.known import fingerprint
 from sparselora.search.study.outcome import Outcome
 from sparselora.search.study.plan import Plan
 from sparselora.search.study.recovery import recover, release
@@ -168,9 +168,9 @@ class Search:
         label = describe(run, sparsities, name, user_keys(overrides))
         identity = None  # where jobs run elsewhere, on what is not known before they have
         if self.local:
-            identity = known_by(run, device_name(self.device), torch.get_num_threads())
+            identity = fingerprint(run, device_name(self.device), torch.get_num_threads())
         stamps: dict[str, Any] = {attributes.LABEL: label, attributes.OVERRIDES: overrides}
-        stamps |= {attributes.FOLDER: str(folder), attributes.KNOWN_BY: identity}
+        stamps |= {attributes.FOLDER: str(folder), attributes.FINGERPRINT: identity}
         for key, value in stamps.items():
             trial.set_user_attr(key, value)
         if name is None and self._answered(trial, identity):
@@ -194,7 +194,9 @@ class Search:
 
     def _answered(self, trial: Trial, identity: str | None) -> bool:
         for other in self.study.trials:
-            known = identity is not None and other.user_attrs.get(attributes.KNOWN_BY) == identity
+            known = (
+                identity is not None and other.user_attrs.get(attributes.FINGERPRINT) == identity
+            )
             if known and other.state is TrialState.COMPLETE:
                 trial.set_user_attr(attributes.DUPLICATE_OF, other.number)
                 shown = {

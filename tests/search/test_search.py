@@ -13,7 +13,6 @@ from sparselora.config.identity import content_hash
 from sparselora.runs import setup
 from sparselora.search import search as search_module
 from sparselora.search.study.attributes import DUPLICATE_OF, ENDED, LABEL, REASON
-from sparselora.search.study.known import known_by
 from tests.conftest import Outcome
 
 
@@ -168,7 +167,7 @@ def test_a_known_setting_is_answered_and_counted_apart(
     invoke: Callable[..., Outcome], searching: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A dirty tree re-uses nothing, and tests run in one.
-    monkeypatch.setattr(search_module, "known_by", lambda run, *_: content_hash(run))
+    monkeypatch.setattr(search_module, "fingerprint", lambda run, *_: content_hash(run))
     space = [f"{key}=0.1" for key in ("sparse_warmup_ratio",)]
     space += ["schedule=uniform", "estimator=svd", "compensation=none", "svd_rank=4,8"]
     outcome = invoke(
@@ -187,25 +186,6 @@ def test_a_known_setting_is_answered_and_counted_apart(
     for trial in doubles:
         assert trial.values == found[trial.user_attrs[DUPLICATE_OF]].values
     assert "6 draws in a row were settings that the study knows" in outcome.out
-
-
-def test_two_runs_are_the_same_only_on_the_same_files(table_file: Path, tmp_path: Path) -> None:
-    from tests.config.test_checks import parsed
-
-    data = tmp_path / "mine.csv"
-    data.write_text(table_file.read_text())
-    run = parsed("data=table", f"data.path={data}")
-    from sparselora.machine import provenance
-
-    clean = {"commit": "c", "dirty": False}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(provenance, "git_state", lambda: clean)
-        first = known_by(run, "cpu", 1)
-        assert first == known_by(run, "cpu", 1) != known_by(run, "cpu", 2)
-        data.write_text(table_file.read_text() + "\n")
-        assert known_by(run, "cpu", 1) != first
-        clean["dirty"] = True
-        assert known_by(run, "cpu", 1) is None
 
 
 @pytest.mark.parametrize(

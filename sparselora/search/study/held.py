@@ -1,4 +1,4 @@
-"""What all trials of a study share: another task, another floor, another device is another study."""
+"""Guard what all trials of a study share: another task, floor or device is another study."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,9 @@ def check_study(
     settings: Mapping[str, Any],
     device: str | None,
 ) -> None:
-    """Leave in a new study what it is of, and hold a known one to it. Under the storage's lock.
+    """Leave in a new study what its trials share, and refuse another search in a known one.
+
+    To be called under the storage's lock.
 
     Args:
         study: before anything in it is changed.
@@ -43,8 +45,8 @@ def check_study(
         study.guard(
             DEVICE,
             device,
-            lambda held: (
-                f"this is {device}, and the study {study.plan.name!r} was begun on {held}, whose "
+            lambda there: (
+                f"this is {device}, and the study {study.plan.name!r} was begun on {there}, whose "
                 f"{bound[0]} is another figure; use hydra.sweeper.objectives=[accuracy,speedup]"
                 f"{_ANOTHER}"
             ),
@@ -67,14 +69,14 @@ def _check_choices(study: SharedStudy, space: Space) -> None:
 
 
 def _first_change(study: SharedStudy, now: Mapping[str, Any]) -> Callable[[Any], str]:
-    def message(held: Mapping[str, Any]) -> str:
+    def message(there: Mapping[str, Any]) -> str:
         # A key that came after the study was begun had its default there; one that it draws has none.
         drawn = {key for trial in study.trials for key in trial.distributions}
         later = flattened(filled({}))
-        held = {key: later[key] for key in now if key in later and key not in drawn} | dict(held)
-        for key in sorted({*held, *now}):
-            if TABLE.get(key) != Decides.NOTHING and held.get(key) != now.get(key):
-                was = f"the study {study.plan.name!r} was begun with {_shown(held.get(key))}"
+        begun = {key: later[key] for key in now if key in later and key not in drawn} | dict(there)
+        for key in sorted({*begun, *now}):
+            if TABLE.get(key) != Decides.NOTHING and begun.get(key) != now.get(key):
+                was = f"the study {study.plan.name!r} was begun with {_shown(begun.get(key))}"
                 return f"{key}={_shown(now.get(key))}: {was}{_ANOTHER}"
         return ""
 

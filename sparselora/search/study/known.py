@@ -1,4 +1,4 @@
-"""When two settings are the same run, so that it need not be done twice."""
+"""Tell when two settings are the same run, so that it need not be done twice."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from sparselora.config.schema import RunConfig
 from sparselora.paths import PACKAGE
 
 
-def known_by(run: RunConfig, device: str, threads: int) -> str | None:
-    """Return what is the same for two runs only if config, data, weights, code and device are.
+def fingerprint(run: RunConfig, device: str, threads: int) -> str | None:
+    """Return what two runs share only if config, data, weights, code and device are the same.
 
-    It is None for a dirty tree, or one whose state git does not tell. Data and weights of the hub
-    and of the package are told by their names and revisions, those on this disk by the size and
-    time of each file too.
+    None for a dirty tree, one whose state git does not tell, and data that a function makes. Data and
+    weights of the hub and of the package are compared by names and revisions, those on this disk by the
+    size and time of each file too.
 
     Args:
         run: its settings.

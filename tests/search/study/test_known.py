@@ -7,7 +7,7 @@ import pytest
 
 from sparselora.config.schema import RunConfig
 from sparselora.machine import provenance
-from sparselora.search.study.known import known_by
+from sparselora.search.study.known import fingerprint
 
 
 @pytest.fixture
@@ -27,27 +27,27 @@ def test_a_table_that_was_written_anew_is_another(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run.data.path = path
-    before = known_by(run, "cpu", 1)
-    assert before == known_by(run, "cpu", 1) is not None
+    before = fingerprint(run, "cpu", 1)
+    assert before == fingerprint(run, "cpu", 1) is not None
     os.utime(tmp_path / "lines.csv", ns=(1, 1))
-    assert known_by(run, "cpu", 1) != before
+    assert fingerprint(run, "cpu", 1) != before
 
 
 def test_settings_device_and_threads_count_and_tags_do_not(run: RunConfig) -> None:
-    before = known_by(run, "cpu", 1)
-    assert before != known_by(run, "gpu", 1)
-    assert before != known_by(run, "cpu", 2)
+    before = fingerprint(run, "cpu", 1)
+    assert before != fingerprint(run, "gpu", 1)
+    assert before != fingerprint(run, "cpu", 2)
     run.tags = ["mine"]
-    assert known_by(run, "cpu", 1) == before
+    assert fingerprint(run, "cpu", 1) == before
     run.seed = 3
-    assert known_by(run, "cpu", 1) != before
+    assert fingerprint(run, "cpu", 1) != before
 
 
 def test_a_dirty_tree_knows_nothing(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "git_state", lambda: {"commit": "c", "dirty": True})
-    assert known_by(run, "cpu", 1) is None
+    assert fingerprint(run, "cpu", 1) is None
 
 
 def test_rows_of_a_function_are_never_known(run: RunConfig) -> None:
     run.data.path = "dataset:mine"
-    assert known_by(run, "cpu", 1) is None
+    assert fingerprint(run, "cpu", 1) is None
