@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparselora.machine.lock import DeviceLock
 from sparselora.measuring.arms import OWN, SPARSE, STOCK, Arms
+from sparselora.sparse.blocks.choice import ChannelChoice
 from sparselora.sparse.blocks.ffn import SparseFFN
 from sparselora.sparse.ops import dropout
 from sparselora.sparse.ops import dropout_attention as attention
@@ -116,7 +117,7 @@ def _factors(args: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @contextmanager
 def _regions(timer: OperationTimer) -> Iterator[None]:
-    whole = [(SparseFFN, "select", CHOOSING), (SparseFFN, "_gather", CHOOSING)]
+    whole = [(ChannelChoice, "select", CHOOSING), (SparseFFN, "_gather", CHOOSING)]
     whole += [(module, "keep_mask", MASKS) for module in (dropout, attention)]  # type: ignore[misc]
     with ExitStack() as stack:
         for owner, name, part in whole:

@@ -103,8 +103,13 @@ def test_channels_are_chosen_by_the_tokens_that_are_computed(
     handle = sparsify(model, plain(estimator="oracle", ffn_sparsity=0.6))
     block = handle.sparse_blocks[f"layer.{LAST}"]
     inputs: list[Tensor] = []
-    select = block.select
-    monkeypatch.setattr(block, "select", lambda x: inputs.append(x) or select(x))
+    select = block.choice.select
+
+    def noted(x: Tensor, *kept: int) -> Any:
+        inputs.append(x)
+        return select(x, *kept)
+
+    monkeypatch.setattr(block.choice, "select", noted)
     model(**tiny_batch())
     (given,) = inputs
     assert given.shape == (4, 1, 24)
