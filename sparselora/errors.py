@@ -6,11 +6,11 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """Something the user can mend. The message names the key, the value and what is allowed."""
+    """Say what the user can mend: the message names the key, the value and what is allowed."""
 
 
 class WithoutEffectError(UserError):
-    """A setting that the user gave and that cannot do anything beside the others.
+    """Say that a setting which the user gave cannot do anything beside the others.
 
     Attributes:
         key: the setting's.
@@ -22,7 +22,7 @@ class WithoutEffectError(UserError):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on (a loss that is not finite). The message names the step."""
+    """Say that training cannot go on (a loss that is not finite); the message names the step."""
 
 
 LONGEST_REASON = 300

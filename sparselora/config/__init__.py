@@ -1,1 +1,1 @@
-"""What a user may ask for, and every check of it that needs nothing loaded; no torch."""
+"""Hold what a user may ask for, and every check of it that needs nothing loaded."""

@@ -1,4 +1,4 @@
-"""Every check of a run's settings that can be made before anything is loaded.
+"""Check a run's settings, as far as that can be done before anything is loaded.
 
 Hydra merges `conf/` and the command line into `RunConfig`; `parse_config` turns that into checked values.
 Whether a setting is without effect is judged on the keys the user set, never on what presets hold.
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConfig:
-    """Hydra's merged config → checked values; `user_keys` are the dotted keys the user set.
+    """Return the checked values of Hydra's merged config.
+
+    Args:
+        config: merged, without Hydra's own part.
+        user_keys: the dotted keys that the user set.
 
     Raises:
         UserError: a value missing, out of range, or two settings that exclude each other.
@@ -80,7 +84,7 @@ def parse_config(config: DictConfig, user_keys: Collection[str] = ()) -> RunConf
 def check_model(
     run: RunConfig, shape: "ModelShape", user_keys: Collection[str] = ()
 ) -> list[float]:
-    """Check settings against the model's sizes; returns the sparsity asked of each layer.
+    """Check settings against the model's sizes, and return the sparsity asked of each layer.
 
     Raises:
         UserError: a rank or pattern that does not fit, or a key the user set that has no effect.
@@ -146,7 +150,7 @@ def _with_rank() -> str:
 
 
 def is_dense(run: RunConfig, sparsities: Collection[float]) -> bool:
-    """Whether a run with these sparsities of its FFN blocks is plain LoRA."""
+    """Return whether a run with these sparsities of its FFN blocks is plain LoRA."""
     return not any(sparsities) and not run.sparsity.sparsifies_attention
 
 

@@ -1,4 +1,4 @@
-"""Settings that contradict the option that was chosen by its name."""
+"""Refuse settings that contradict the option that was chosen by its name."""
 
 from collections.abc import Collection, Mapping
 
@@ -24,6 +24,7 @@ def check_choices(
     """Check a run against the options that it was composed of.
 
     Args:
+        run: its settings.
         choices: group → option, as Hydra gives them.
         user_keys: the dotted keys and groups that the user set.
 

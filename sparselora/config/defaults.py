@@ -1,4 +1,4 @@
-"""Keys of a config that came after it was written: what an older run did is their default."""
+"""Fill in the keys of a config that came after it was written: what an older run did is their default."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -11,7 +11,7 @@ from sparselora.config.schema import RunConfig
 
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's `config` with the schema's default of each key that it lacks, where there is one."""
+    """Return a record's `config` with the schema's default, where there is one, of each key it lacks."""
     return _filled(config, _defaults())
 
 

@@ -1,4 +1,4 @@
-"""Finds the key that a user means by one that does not exist."""
+"""Find the key that a user means by one that does not exist."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""A short name for a setting, for tables."""
+"""Give a setting a short name, for tables."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 def describe(
     run: "RunConfig", sparsities: Sequence[float], experiment: str | None, keys: Collection[str]
 ) -> str:
-    """The experiment's name where the user changed nothing of it, else the settings."""
+    """Return the experiment's name where the user changed nothing of it, else its settings in short.
+
+    Args:
+        run: its settings.
+        sparsities: of its layers.
+        experiment: the option chosen of the group; None without one.
+        keys: the dotted keys that the user set.
+    """
     changed = [key for key in keys if shapes_sparsity(key)]
     if experiment is not None and not changed:
         return experiment

@@ -1,1 +1,1 @@
-"""Examples: where they come from, which split each is in, and batches of them."""
+"""Read examples from where they come, split them, and make batches of them."""

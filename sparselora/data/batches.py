@@ -1,4 +1,4 @@
-"""Splits → padded batches, in an order that a seed decides."""
+"""Make padded batches of splits, in an order that a seed decides."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ POOL_BATCHES = 50
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """One split as token ids, unpadded."""
+    """Hold one split as token ids, unpadded."""
 
     features: list[dict[str, list[int]]]
     labels: list[int] | list[list[int]]
@@ -26,6 +26,7 @@ class TokenizedSplit:
 
     @property
     def lengths(self) -> list[int]:
+        """Return how many tokens each row has."""
         return [len(feature["input_ids"]) for feature in self.features]
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class TokenizedSplit:
 
 
 def tokenize(tokenizer: Any, split: Split, max_length: int) -> TokenizedSplit:
-    """Token ids of each example, cut at `max_length` tokens."""
+    """Return the token ids of each example, cut at `max_length` tokens."""
     if not len(split):
         return TokenizedSplit([], [])
     encoded = encode(tokenizer, split.texts, split.pairs, truncation=True, max_length=max_length)
@@ -42,7 +43,7 @@ def tokenize(tokenizer: Any, split: Split, max_length: int) -> TokenizedSplit:
 
 
 def encode(tokenizer: Any, *texts: Any, **how: Any) -> Any:
-    """Call the tokenizer on texts.
+    """Call the tokenizer on texts, and name the model where it fails.
 
     Raises:
         UserError: it fails, as one whose vocabulary has no token for what it does not know.
@@ -59,9 +60,9 @@ def encode(tokenizer: Any, *texts: Any, **how: Any) -> Any:
 
 
 def collate(tokenizer: Any, split: TokenizedSplit, indices: list[int]) -> dict[str, Tensor]:
-    """Rows of `split`, padded to the longest of them: (batch, length) each.
+    """Return rows of a split as one batch, padded to the longest of them.
 
-    `labels` are (batch,), or (batch, length) where each token has one.
+    Each tensor is (batch, length); `labels` are (batch,), or (batch, length) where each token has one.
     """
     padded = tokenizer.pad([split.features[index] for index in indices], return_tensors="pt")
     batch: dict[str, Tensor] = dict(padded)
@@ -79,7 +80,7 @@ def collate(tokenizer: Any, split: TokenizedSplit, indices: list[int]) -> dict[s
 def training_batches(
     tokenizer: Any, split: TokenizedSplit, batch_size: int, seed: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches without end: epoch after epoch, rows of like length together, order by seed.
+    """Yield batches without end: epoch after epoch, rows of like length together, order by seed.
 
     A pool's last batch is as large as what is left of it.
     """
@@ -93,7 +94,7 @@ def training_batches(
 def length_grouped(
     lengths: Sequence[int], batch_size: int, generator: torch.Generator
 ) -> list[list[int]]:
-    """One epoch: every index once, batches of like length, in an order that does not follow length.
+    """Return one epoch: every index once, in batches of like length that are not ordered by it.
 
     Rows are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches
     are shuffled. (The sampler that transformers has stops before that last step: its lengths fall
@@ -111,7 +112,7 @@ def length_grouped(
 def evaluation_batches(
     tokenizer: Any, split: TokenizedSplit, batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Every row once, by length: (row indices, batch)."""
+    """Yield every row once, in batches ordered by length, each with the indices of its rows."""
     lengths = split.lengths
     order = sorted(range(len(split)), key=lengths.__getitem__)
     for start in range(0, len(order), batch_size):

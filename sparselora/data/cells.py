@@ -1,4 +1,4 @@
-"""A table's cells as texts: the same whatever the format that held them.
+"""Turn a table's cells into texts: the same whatever the format that held them.
 
 | cell | text |
 | --- | --- |
@@ -33,9 +33,10 @@ def texts(values: "pd.Series[Any]", key: str, source: str, names: bool = False) 
     """Return each cell of a column as its text, None where it is missing.
 
     Args:
-        names: whether cells name classes or groups, so that 1.0 beside an empty cell is a 1 in a CSV too.
         values: of any dtype.
         key: that names the column, with its value: for the message.
+        source: of the column, for the message.
+        names: whether cells name classes or groups, so that 1.0 beside an empty cell is a 1 in a CSV too.
 
     Raises:
         UserError: a cell is a list, a mapping, bytes or the like.

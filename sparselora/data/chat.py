@@ -1,4 +1,4 @@
-"""Chat data: messages of role and content, as a prompt and the answer that completes it.
+"""Read chat data: messages of role and content, as a prompt and the answer that completes it.
 
 Two of TRL's formats are read as they are: a column of `messages`, whose last one is the assistant's, and
 `prompt` with `completion`, each a text or a list of messages.
@@ -52,7 +52,9 @@ def of_messages(values: "pd.Series[Any]", name: str, source: str) -> pd.DataFram
 def of_prompts(
     prompts: "pd.Series[Any]", completions: "pd.Series[Any]", source: str
 ) -> pd.DataFrame:
-    """Return the same of prompts that are lists of messages, with completions of one message each.
+    """Return `chat`, its `text` and `completion`, of prompts that are lists of messages.
+
+    Each completion is one message, or a text.
 
     Raises:
         UserError: a cell that is no list of messages, or a completion of several.

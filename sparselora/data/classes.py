@@ -1,4 +1,4 @@
-"""The classes of a data set: which labels there are, and what is odd about them."""
+"""Find the classes of a data set: which labels there are, and what is odd about them."""
 
 import math
 import re
@@ -51,7 +51,7 @@ def tidy(labels: dict[str, list[str | None]], config: "DataConfig") -> dict[str,
     if missing is not None and missing not in {key_of(label) for label in there}:
         raise UserError(
             f"data.missing_label={missing}: is in no row of {config.path}; {config.label_column} has "
-            f"{_listed(sorted(there, key=_natural), MAX_NAMES) or 'none'}"
+            f"{listed(sorted(there, key=_natural)) or 'none'}"
         )
     for name, column in tidied.items():
         keys = {key_of(label) for label in column if label is not None}
@@ -88,16 +88,16 @@ def found(frames: Iterable[pd.DataFrame], config: "DataConfig") -> list[str]:
     if len(names) > max(MAX_FRACTIONS, rows / ROWS_A_CLASS) and _are_fractions(names):
         raise UserError(
             f"{where}: {len(names)} distinct numbers with fractions in {rows} rows "
-            f"({_listed(names, 3)}); texts or whole numbers that come back are classes, a number to "
+            f"({listed(names, 3)}); texts or whole numbers that come back are classes, a number to "
             "predict is none; data.labels=[…] names those to keep"
         )
     if len(names) > MAX_FRACTIONS and all(map(_DATE.fullmatch, names)):
         raise UserError(
-            f"{where}: {len(names)} distinct dates ({_listed(names, 3)}); a column of classes is needed"
+            f"{where}: {len(names)} distinct dates ({listed(names, 3)}); a column of classes is needed"
         )
     if len(names) > max(FEW, NEARLY_ALL * rows):
         raise UserError(
-            f"{where}: {len(names)} distinct labels in {rows} rows ({_listed(names, 3)}); classes that "
+            f"{where}: {len(names)} distinct labels in {rows} rows ({listed(names, 3)}); classes that "
             "come back are needed, or data.labels=[…] names those to keep"
         )
     if len(names) > MAX_CLASSES:
@@ -121,7 +121,7 @@ def asked_for(config: "DataConfig", there: Collection[str]) -> list[str]:
     written = {key_of(label): label for label in there}
     missing = [key for key in keys if key not in written]
     if missing:
-        known = _listed(sorted(there, key=_natural), MAX_NAMES) or "none"
+        known = listed(sorted(there, key=_natural)) or "none"
         raise UserError(
             f"data.labels: {', '.join(missing)} is in no row of {config.path}; "
             f"{config.label_column} has {known}"
@@ -149,7 +149,8 @@ def notes(names: Sequence[str], config: "DataConfig") -> list[str]:
     return said
 
 
-def _listed(names: Sequence[str], most: int) -> str:
+def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
+    """Return the first names of many for a message, and how many more there are."""
     shown = ", ".join(name if len(name) <= 40 else f"{name[:39]}…" for name in names[:most])
     more = len(names) - most
     return f"{shown} and {more} more" if more > 0 else shown

@@ -1,4 +1,4 @@
-"""CSV and TSV files, whose quotes are either RFC 4180's or plain characters, whichever they are."""
+"""Read CSV and TSV files, whose quotes are either RFC 4180's or plain characters."""
 
 import csv
 import io
@@ -94,7 +94,7 @@ def _swallowed(path: Path, quoted: Sequence[Row], plain: Sequence[Row]) -> UserE
 
 
 def _rows(text: str, delimiter: str, quoting: Literal[0, 3], strict: bool = True) -> Iterator[Row]:
-    """Rows that are not blank, by Python's csv; strictly, a stray quote is an error."""
+    """Yield the rows that are not blank, by Python's csv; strictly, a stray quote is an error."""
     with _long_fields():
         reader = csv.reader(
             io.StringIO(text, newline=""),
@@ -127,7 +127,7 @@ def _is_even(rows: Sequence[Row]) -> bool:
 
 
 def _frame(path: Path, rows: Sequence[Row]) -> pd.DataFrame:
-    """A row that is shorter than the header lacks its last cells; a longer one has moved columns."""
+    """Return the rows below the header; a shorter one lacks its last cells, a longer one is refused."""
     if not rows:
         raise ValueError("it is empty")
     (_, header), *body = rows

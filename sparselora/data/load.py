@@ -1,4 +1,4 @@
-"""Examples in three splits, groups apart: sentences or pairs with labels, or prompts with completions."""
+"""Load examples in three splits, groups apart: sentences or pairs with labels, or prompts to complete."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ OTHER_LABEL, DUPLICATE = "another label", "duplicate"
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Three splits and the map of labels."""
+    """Hold three splits, the names of their labels, and what was left out."""
 
     splits: dict[str, Split]
     label_names: list[str]
@@ -36,7 +36,7 @@ class LoadedData:
 
     @property
     def dropped_rows(self) -> int:
-        """How many rows were left out."""
+        """Return how many rows were left out."""
         return sum(self.dropped.values())
 
 
@@ -44,6 +44,7 @@ def load_data(config: "DataConfig", prompts: bool = False) -> LoadedData:
     """Read, check and split the data that `config` describes; what was read last is kept.
 
     Args:
+        config: the settings of `data`.
         prompts: whether rows become prompts and completions, by the config's templates or as chat data,
             in place of sentences and labels.
 
@@ -109,12 +110,8 @@ def column(frame: pd.DataFrame, name: str, key: str, source: str) -> "pd.Series[
         UserError: it has none of that name, or several; names `key`, which asks for it.
     """
     if name not in frame.columns:
-        there = ", ".join(map(str, frame.columns[: classes.MAX_NAMES])) or "none"
-        more = len(frame.columns) - classes.MAX_NAMES
-        raise UserError(
-            f"{key}={name}: no such column in {source}; "
-            f"it has {there}{f' and {more} more' if more > 0 else ''}"
-        )
+        there = classes.listed(list(map(str, frame.columns))) or "none"
+        raise UserError(f"{key}={name}: no such column in {source}; it has {there}")
     found = frame[name]
     if isinstance(found, pd.DataFrame):
         raise UserError(f"{key}={name}: {found.shape[1]} columns of {source} have that name")
@@ -164,14 +161,14 @@ def _prompted(frame: pd.DataFrame, config: "DataConfig", source: str) -> pd.Data
 
 
 def _chats(frame: pd.DataFrame, config: "DataConfig", source: str) -> pd.DataFrame | None:
-    """Chat data, where the columns are there; None where prompts and completions are texts."""
+    """Return chat data, where the columns are there; None where prompts and completions are texts."""
     name = config.messages_column
     if name is None and chat.MESSAGES in frame.columns:
         name = chat.MESSAGES
     if name is not None:
         return chat.of_messages(column(frame, name, "data.messages_column", source), name, source)
     if not {chat.PROMPT, chat.COMPLETION} <= set(frame.columns):
-        there = ", ".join(map(str, frame.columns[: classes.MAX_NAMES]))
+        there = classes.listed(list(map(str, frame.columns)))
         raise UserError(
             "data.prompt_template=null: task=causal_lm needs data.prompt_template and "
             f"data.completion_template, with columns of the data in braces ({source} has {there}), or "
@@ -184,7 +181,7 @@ def _chats(frame: pd.DataFrame, config: "DataConfig", source: str) -> pd.DataFra
 
 
 def _kept(rows: pd.DataFrame, config: "DataConfig", dropped: Counter[str]) -> pd.DataFrame:
-    """The rows that have what they need; what is left out is counted, by its first reason."""
+    """Return the rows that have what they need; what is left out is counted, by its first reason."""
 
     def leave_out(reason: str, those: "pd.Series[bool]") -> None:
         nonlocal rows

@@ -1,4 +1,4 @@
-"""Examples of a data set in three splits, groups apart."""
+"""Put the examples of a data set in three splits, groups apart."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of one split; all lists have the same length."""
+    """Hold the examples of one split; all lists have the same length."""
 
     example_ids: list[str]
     texts: list[str]
@@ -27,7 +27,7 @@ class Split:
     labels: list[int]
     """None of prompts."""
     groups: list[str]
-    """What stays together when splits are made: the film, where the data name one."""
+    """What stays together when splits are made, such as the film that a line is about."""
     completions: list[str] | None = None
     """What follows each prompt."""
     chats: list[list[Message]] | None = None

@@ -1,4 +1,4 @@
-"""Files that hold a table: CSV, TSV, JSON, JSONL and Parquet, each cell as it stands there.
+"""Read files that hold a table: CSV, TSV, JSON, JSONL and Parquet, each cell as it stands there.
 
 Nothing is guessed from a column: a text is a text, a whole number beside an empty cell stays whole, and
 2^60 + 1 keeps its digits. What a cell is to a run is for `sparselora.data.cells` to say.
@@ -27,6 +27,7 @@ def read_table(path: Path, quoting: str = "auto") -> pd.DataFrame:
     """Return the cells of a file, by its ending; columns hold objects, None where a cell is empty.
 
     Args:
+        path: of the file.
         quoting: of CSV and TSV: `csv`: a field may stand in quotes, and go over several lines; `none`: a
             quote is a character as any other; `auto`: whichever the file is, see `read_delimited`.
 

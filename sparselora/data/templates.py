@@ -1,4 +1,4 @@
-"""Templates that make a prompt, or a completion, of a table's row: columns in braces."""
+"""Make a prompt, or a completion, of a table's row by a template: columns in braces."""
 
 import string
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ def fill(key: str, template: str, cells_of: Callable[[str], Cells], rows: int) -
 
     Args:
         key: of the template, for messages.
+        template: columns in braces.
         cells_of: name → the texts of that column.
         rows: how many there are.
 

@@ -1,1 +1,1 @@
-"""A backbone with its LoRA adapter, its tokenizer and its task."""
+"""Load a backbone with its LoRA adapter, its tokenizer and its task."""

@@ -1,4 +1,4 @@
-"""Prompts and completions: as tokens, and how many a model completes to the letter."""
+"""Turn prompts and completions into tokens, and tell how many a model completes to the letter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ def tokenize_completions(
     chat_template: bool,
     prompt_end: str = "",
 ) -> TokenizedSplit:
-    """Each prompt with its completion and the end-of-text token; loss is on the latter two alone.
+    """Return each prompt with its completion and the end-of-text token; loss is on the latter two alone.
 
     A prompt is put into the tokenizer's chat template, where it has one and `chat_template` asks for it.
     Where both are too long, the prompt loses the end of its text, but for `prompt_end`, never the chat
@@ -34,6 +34,10 @@ def tokenize_completions(
     `max_length` loses its own end, the end-of-text token with it.
 
     Args:
+        tokenizer: of the model.
+        split: its prompts and completions, or chats.
+        max_length: tokens that a row may have.
+        chat_template: whether the tokenizer's chat template is used.
         prompt_end: what every prompt ends in.
 
     Raises:
@@ -122,7 +126,7 @@ def _shorter(tokenizer: Any, prompt: Prompt, over: int, chats: bool, end: str) -
 
 @dataclass(frozen=True)
 class Completions:
-    """What a model made of one split's prompts, a row an example."""
+    """Hold what a model made of one split's prompts, a row an example."""
 
     correct: list[bool]
     """Whether greedy decoding gives the completion to the letter, its end included."""
@@ -134,14 +138,14 @@ class Completions:
     """The likeliest token at each place of the completion, given those before it."""
 
     def metrics(self) -> dict[str, float]:
-        """Accuracy, which is the share of exact matches, and loss (nats a completion token)."""
+        """Return accuracy, which is the share of exact matches, and loss (nats a completion token)."""
         return {
             "accuracy": sum(self.correct) / len(self.correct),
             "loss": sum(self.losses) / sum(self.tokens),
         }
 
     def predictions(self, split: Split, split_name: str, step: int) -> pd.DataFrame:
-        """A row an example: what paired statistics need."""
+        """Return a row an example: what paired statistics need."""
         return pd.DataFrame(
             {
                 "split": split_name,
@@ -157,7 +161,7 @@ class Completions:
 
 @dataclass
 class CompletionReader:
-    """Reads a decoder's outputs over the batches of one split.
+    """Read a decoder's outputs over the batches of one split.
 
     Nothing is generated: greedy decoding gives a completion to the letter just where, with the
     completion before it as context, each of its tokens is the likeliest. (A text that is the same in
@@ -168,7 +172,7 @@ class CompletionReader:
     rows: dict[int, tuple[bool, float, int, str]] = field(default_factory=dict)
 
     def read(self, model: nn.Module, indices: list[int], batch: dict[str, Tensor]) -> None:
-        """One batch of rows `indices`, on the model's device."""
+        """Read one batch, of rows `indices`, on the model's device."""
         positions, labels = labelled_positions(batch["labels"])
         there = labels != IGNORED
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -176,11 +180,11 @@ class CompletionReader:
         losses = nn.functional.cross_entropy(
             logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
         )
-        said = logits.argmax(-1)
-        correct = ((said == labels) | ~there).all(1)
+        predicted = logits.argmax(-1)
+        correct = ((predicted == labels) | ~there).all(1)
         sums, counts = losses.sum(1), there.sum(1)
         for place, row in enumerate(indices):
-            text = self.tokenizer.decode(said[place][there[place]], skip_special_tokens=True)
+            text = self.tokenizer.decode(predicted[place][there[place]], skip_special_tokens=True)
             self.rows[row] = (
                 bool(correct[place]),
                 float(sums[place]),
@@ -189,33 +193,33 @@ class CompletionReader:
             )
 
     def result(self, split: TokenizedSplit) -> Completions:
-        """Of all rows, in order."""
+        """Return what was read of all rows, in order."""
         columns = zip(*(self.rows[row] for row in range(len(split))), strict=True)
         return Completions(*map(list, columns))
 
 
 def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the head has something to say, and what.
+    """Return the positions at which a labelled token is predicted, and the labels there.
 
     Args:
-        labels: (B, T), not shifted: the token at t is said at t − 1.
+        labels: (B, T), not shifted: the token at t is predicted at t − 1.
 
     Returns:
-        The positions at which any row says a labelled token, (n,), ascending, and the labels said
-        there, (B, n). Waits for the device.
+        The positions at which any row predicts a labelled token, (n,), ascending, and the labels of
+        those predictions, (B, n). Waits for the device.
     """
-    said = labels[:, 1:]
-    positions = (said != IGNORED).any(0).nonzero().squeeze(1)
-    return positions, said[:, positions]
+    following = labels[:, 1:]
+    positions = (following != IGNORED).any(0).nonzero().squeeze(1)
+    return positions, following[:, positions]
 
 
 def completion_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean over the completions' tokens, with the head applied where it has something to say alone.
+    """Return the mean loss of the completions' tokens, with the head applied where one is predicted.
 
-    The same as `model(**batch).loss`, whose logits of every position are a fifth of a small decoder's
+    It is equal to `model(**batch).loss`, whose logits of every position are a fifth of a small decoder's
     products and most of its memory.
     """
-    positions, said = labelled_positions(batch["labels"])
-    output = model(**batch, logits_to_keep=positions, shift_labels=said)
+    positions, labels = labelled_positions(batch["labels"])
+    output = model(**batch, logits_to_keep=positions, shift_labels=labels)
     loss: Tensor = output.loss
     return loss

@@ -1,4 +1,4 @@
-"""A conversation as the text that a tokenizer's chat template makes of it."""
+"""Render a conversation as the text that a tokenizer's chat template makes of it."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -81,6 +81,7 @@ def f1_score(labels: np.ndarray, predicted: np.ndarray, binary: bool) -> float:
     Args:
         labels: (n,), whole numbers.
         predicted: (n,), likewise.
+        binary: whether there are two classes, of which 1 is the one to find.
     """
     if binary:
         return _f1(labels == 1, predicted == 1)

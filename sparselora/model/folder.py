@@ -1,4 +1,4 @@
-"""Looks at a model's folder before anything of it is read: a usual mistake is one line."""
+"""Look at a model's folder before anything of it is read: a usual mistake is one line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights in llama.cpp's format, unpacked once into transformers' own.
+"""Unpack weights in llama.cpp's format, once, into transformers' own.
 
 To read such a file transformers parses its vocabulary and de-quantizes every weight, which takes most
 of a minute for a small model, each time. What comes out is kept in the cache folder, four bytes a weight.
@@ -17,10 +17,11 @@ from sparselora.paths import cache_folder
 
 
 def unpacked(folder: str, gguf_file: str) -> str | None:
-    """A folder in transformers' format with the same model and tokenizer, made at the first call.
+    """Return a folder in transformers' format with the same model and tokenizer, made at the first call.
 
     Args:
         folder: that holds the file; where it is none of this machine, nothing is unpacked.
+        gguf_file: its name there.
 
     Returns:
         None where there is no such local file, or the cache cannot be written.

@@ -1,4 +1,4 @@
-"""A backbone with its LoRA adapter and its task's head."""
+"""Load a backbone with a LoRA adapter and its task's head."""
 
 import warnings
 from collections.abc import Sequence
@@ -38,13 +38,15 @@ def load_model(
     pad_token_id: int,
     notes: dict[str, Any] | None = None,
 ) -> PeftModel:
-    """The backbone, frozen, with a fresh adapter on its attention and, to classify, a fresh head.
+    """Return the backbone, frozen, with a fresh adapter on its attention and, to classify, a fresh head.
 
     What is drawn at random (adapter, head, and the backbone under `model.random_init`) follows
     torch's global seed. Under bf16 frozen weights are bfloat16 and trained ones float32. What
     `model.quantization` asks for is done on the device that the run computes on.
 
     Args:
+        run: its settings.
+        label_names: of the classes, in the order of their indices; none of prompts.
         pad_token_id: what the tokenizer pads with.
         notes: takes `made_new`: the weights that no file gave, those that train and those that do not.
 
@@ -91,7 +93,7 @@ def check_full_weights(model: ModelConfig, config: Any) -> None:
 
 
 def _are_same_classes(model: ModelConfig, label_names: Sequence[str]) -> bool:
-    """Whether a classifier in the checkpoint's files can be of the data's own classes, in their order."""
+    """Return whether a classifier in the checkpoint can be of the data's own classes, in their order."""
     named = getattr(load_model_config(model), "id2label", None) or {}
     names = [str(named[index]) for index in sorted(named, key=int)]
     generic = [f"LABEL_{index}" for index in range(len(names))]
@@ -100,9 +102,10 @@ def _are_same_classes(model: ModelConfig, label_names: Sequence[str]) -> bool:
 
 @torch.no_grad()
 def renew_outputs(model: Any, classes: int, known: Sequence[str]) -> list[str]:
-    """Draw anew the map that gives each class its logit; → its weights, but for those `known` as new.
+    """Draw the linear layer that gives each class its logit anew, and return its weights' names.
 
-    A classifier of other classes, or of the same in another order, would begin as a wrong one.
+    Weights `known` as new already are left as they are, and out of what is returned. A classifier
+    of other classes, or of the same in another order, would begin as a wrong one.
     """
     renewed = []
     for path in get_architecture(model.config).head:
@@ -142,7 +145,7 @@ def set_task_fields(config: Any, classifies: bool, pad_token_id: int) -> None:
 def _quantization(
     run: RunConfig, trains_head: bool, config: Any, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """What `from_pretrained` takes: NF4 and scales quantized once more, as in QLoRA, but for heads."""
+    """Return what `from_pretrained` takes: NF4 and its scales quantized, as in QLoRA, but for heads."""
     quantization = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=run.model.quantization.name,
@@ -170,7 +173,7 @@ def _random(auto_model: Any, config: Any, how: dict[str, Any]) -> Any:
 
 
 def lora_config(lora: LoraSettings, config: Any, task_name: str = "classification") -> LoraConfig:
-    """PEFT's config for the attention projections that `lora.projections` names."""
+    """Return PEFT's config for the attention projections that `lora.projections` names."""
     task = TASKS[task_name]
     architecture = get_architecture(config)
     roles = dict(zip(("query", "key", "value", "output"), architecture.attention, strict=True))

@@ -1,4 +1,4 @@
-"""How long a row can be: the positions that a model can use, by its config."""
+"""Tell how long a row can be: the positions that a model can use, by its config."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def usable_positions(config: Any) -> int | None:
 
 
 def _lengthened(config: Any) -> int:
-    """What the scaling of rotary positions makes of the length that was trained; 0 without it."""
+    """Return what the scaling of rotary positions makes of the length that was trained; 0 without it."""
     scaling = getattr(config, "rope_parameters", None) or {}
     before, factor = (scaling.get(name) for name in ("original_max_position_embeddings", "factor"))
     if isinstance(before, int) and isinstance(factor, int | float):

@@ -1,4 +1,4 @@
-"""Whatever transformers reads of a model's folder; what goes wrong there is one line."""
+"""Read from a model's folder by transformers, and say in one line what goes wrong there."""
 
 import warnings
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def read_pretrained(kind: Any, model: ModelConfig, **extra: Any) -> Any:
 
 
 def load_model_config(model: ModelConfig, label_names: Sequence[str] | None = None) -> Any:
-    """The transformers config of the backbone: sizes without weights.
+    """Return the transformers config of the backbone: sizes without weights.
 
     Raises:
         UserError: it cannot be loaded, or its architecture is not in the table.

@@ -1,4 +1,4 @@
-"""What reads a model's outputs over a split, and what it makes of them: a task has one of each."""
+"""Describe what reads a model's outputs over a split, and what comes of it: a task has one of each."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Checks of tokenized data against the model that will read them, before its first step."""
+"""Check tokenized data against the model that will read them, before its first step."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -20,6 +20,9 @@ def check_tokens(
     """Check that the model has an embedding for every id that data, template or padding use.
 
     Args:
+        run: its settings.
+        tokenizer: of the model.
+        tokenized: its splits.
         config: of the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The tokenizer that goes with a backbone: whole, and padding as the model needs it."""
+"""Load the tokenizer that goes with a backbone: whole, and padding as the model needs it."""
 
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def load_tokenizer(model: ModelConfig, notes: dict[str, Any] | None = None) -> A
     One without a pad token pads with its last.
 
     Args:
+        model: the settings of `model`.
         notes: takes `padding`: the side and the id, as used and as the tokenizer has them.
 
     Raises:

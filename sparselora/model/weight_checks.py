@@ -1,4 +1,4 @@
-"""What a checkpoint was expected to hold, compared with what came of it.
+"""Compare what a checkpoint was expected to hold with what came of it.
 
 transformers makes up at random whatever weight it does not find. That is right for a new head, and never
 for the stack that was trained before: there it is an error.
@@ -20,7 +20,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class MadeNew:
-    """Weights that no file gave, by name: drawn at random."""
+    """Name the weights that no file gave, drawn at random."""
 
     trained: list[str]
     """Of the head, which trains."""
@@ -115,7 +115,7 @@ def _prefix(model: nn.Module) -> str:
 
 
 def _is_of_backbone(model: nn.Module, key: str) -> bool:
-    """Whether an unused key looks like a weight of the stack or its embeddings."""
+    """Return whether an unused key looks like a weight of the stack or its embeddings."""
     first, *others = key.removeprefix(_prefix(model)).split(".")
     if not others or "pooler" in (first, *others) or others[-1] not in ("weight", "bias"):
         return False  # buffers of older releases, and poolers
@@ -123,7 +123,7 @@ def _is_of_backbone(model: nn.Module, key: str) -> bool:
 
 
 def _other_name(missing: Iterable[str], unused: Iterable[str], prefix: str) -> str:
-    """The prefix under which the file seems to hold what is missing."""
+    """Return a hint at the prefix under which the file seems to hold what is missing."""
     known = set(unused)
     for key in missing:
         bare = key.removeprefix(prefix)

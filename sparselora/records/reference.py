@@ -18,19 +18,19 @@ REFERENCE_NAME = "dense_reference.json"
 
 def dense_reference(study: Path, key: str, stock_ms: float) -> float:
     """Return the study's figure for `key`, in ms; `stock_ms` becomes it where there is none yet."""
-    with _locked(study) as known:
-        if key not in known:
-            known[key] = stock_ms
-            _write(study, known)
-        return known[key]
+    with _locked(study) as stored:
+        if key not in stored:
+            stored[key] = stock_ms
+            _write(study, stored)
+        return stored[key]
 
 
 def write_references(study: Path, figures: Mapping[str, float]) -> None:
     """Put figures of elsewhere in the place of the folder's own; it is made if need be."""
     study.mkdir(parents=True, exist_ok=True)
-    with _locked(study) as known:
-        if any(known.get(key) != value for key, value in figures.items()):
-            _write(study, known | dict(figures))
+    with _locked(study) as stored:
+        if any(stored.get(key) != value for key, value in figures.items()):
+            _write(study, stored | dict(figures))
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import provenance
 from sparselora.measuring.roofline import roofline
 from sparselora.model.load import load_model_config, load_tokenizer
+from sparselora.records.costs import Flops, Timing
 from sparselora.records.files import write_json
 from sparselora.records.record import BENCH_NAME
-from sparselora.records.sections import Flops, Provenance, Timing
+from sparselora.records.sections import Provenance
 from sparselora.records.typed import build
 from sparselora.runs.checks import user_keys
 from sparselora.runs.job import Origin, Silence, Watch

@@ -7,8 +7,9 @@ import pandas as pd
 from sparselora.machine.lock import DeviceLock
 from sparselora.machine.memory import PeakMemory
 from sparselora.measuring import bound
+from sparselora.records.costs import Flops
 from sparselora.records.record import PREDICTIONS_NAME, RunRecord
-from sparselora.records.sections import Flops, Metrics, Resumed, Scores
+from sparselora.records.sections import Metrics, Resumed, Scores
 from sparselora.records.typed import build
 from sparselora.runs import summary
 from sparselora.runs.history import History

@@ -10,14 +10,13 @@ from peft import PeftModel
 from sparselora.data.batches import TokenizedSplit
 from sparselora.data.load import LoadedData
 from sparselora.machine.timer import quantiles
+from sparselora.records.costs import PhaseTimes, StepTimes
 from sparselora.records.sections import (
     DataSummary,
     LayerSparsity,
     Parameters,
-    PhaseTimes,
     Sparsity,
     Steps,
-    StepTimes,
     Tokens,
 )
 from sparselora.records.typed import build

@@ -12,8 +12,9 @@ from sparselora.machine.lock import DeviceLock
 from sparselora.machine.provenance import device_name
 from sparselora.measuring import bound
 from sparselora.measuring.measure import measure
+from sparselora.records.costs import Flops, Timing
 from sparselora.records.reference import dense_reference
-from sparselora.records.sections import Flops, RunContent, Timing
+from sparselora.records.sections import RunContent
 from sparselora.records.typed import build
 from sparselora.runs.setup import Prepared
 from sparselora.sparse.phases import Phases

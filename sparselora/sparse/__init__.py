@@ -1,1 +1,1 @@
-"""The sparse core: estimators, selection, the sparse FFN, and the patch. Of use without Hydra."""
+"""Make the LoRA steps of a model sparse: the core, of use without Hydra."""

@@ -69,7 +69,7 @@ class Acceleration:
             holder.loss_function = causal_lm_loss
         self._last_layer = LastLayer(self._model)
 
-    def lengthen(self) -> None:
+    def make_last_layer_full(self) -> None:
         """Compute the full last layer again, not the first token alone."""
         if self._last_layer is not None:
             self._last_layer.remove()
@@ -77,7 +77,7 @@ class Acceleration:
 
     def remove(self) -> None:
         """Make every module what it was, wherever it is now, with what it has learnt since."""
-        self.lengthen()
+        self.make_last_layer_full()
         for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
             take_off(module, self._owner)
         self._modules = []

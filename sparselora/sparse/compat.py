@@ -40,7 +40,7 @@ ATTENTION = "_attn_implementation_internal"
 
 
 def is_bare(module: nn.Module) -> bool:
-    """Return whether a call of it is its class's forward alone: no hook, no forward of its own."""
+    """Return whether a module has no hook, and no forward beside its class's."""
     hooks: tuple[Any, ...] = (
         module._forward_hooks,
         module._forward_pre_hooks,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from sparselora.errors import UserError
+from sparselora.plugins import load_plugins
 from sparselora.sparse.estimators import ESTIMATORS, EstimatorKind
 from sparselora.sparse.named_settings import settings
 from sparselora.sparse.phases import Phases
@@ -91,6 +92,8 @@ class SparsityConfig:
     """Seed of estimators that draw."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.estimator, str) and self.estimator not in ESTIMATORS:
+            load_plugins()
         self._take_from_the_command()
         check_sparsity("ffn_sparsity", self.ffn_sparsity)
         check_sparsity("qk_sparsity", self.qk_sparsity)

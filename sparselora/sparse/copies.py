@@ -1,4 +1,4 @@
-"""Say what becomes of a sparse block when a module is copied that holds it."""
+"""Copy what modules of a model hold with the whole model alone."""
 
 import copy
 from typing import Any
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class CopiedWithModel:
-    """Be held by modules of a model, and be copied with the whole model alone.
+    """Follow a copy of the whole model, and be None in a copy of one of its modules.
 
     PEFT copies single modules (`modules_to_save`), and so may a user: such a copy is one of the original.
     """

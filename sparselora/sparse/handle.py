@@ -78,11 +78,11 @@ class SparsityHandle:
         state, called = self.state, get_called(self._model)
         for ffn in self._sparse.values():
             ffn.called = called
-            self._layout.lay(ffn.block.scattered_maps())
+            self._layout.lay(ffn.block.scattered_layers())
             wrap_ffn(ffn, self._owner)
         for each in self._attention.values():
             each.called = called
-            self._layout.lay(each.attention.scattered_maps(each.roles))
+            self._layout.lay(each.attention.scattered_layers(each.roles))
             wrap_attention(each, self._owner)
         follow = FollowModel(
             state, [*self._sparse.values()], [*self._attention.values()], self._owner
@@ -215,7 +215,7 @@ class SparsityHandle:
         for ffn in self._sparse.values():
             modules.update(ffn.modules)
         for each in self._attention.values():
-            modules.update(linear.module for linear in each.attention.maps.values())
+            modules.update(linear.module for linear in each.attention.projections.values())
         for module in modules:
             unwrap(module, self._owner)
         self._layout.give_back()

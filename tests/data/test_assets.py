@@ -105,7 +105,7 @@ def test_unknown_name() -> None:
 def test_two_processes_at_once(wheel: Path) -> None:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     script = (
-        "from sparselora import assets\n"
+        "from sparselora.data import assets\n"
         f"assets.ASSETS = {{'tiny': assets.Asset('tiny-asset==1.0', {digest!r}, "
         "{'tiny_asset/lines.csv.bz2': 'lines.csv'}, {})}\n"
         "print(assets.resolve('asset:tiny'))"

@@ -1,5 +1,7 @@
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -9,6 +11,8 @@ from sparselora.data.load import load_data
 from sparselora.data.sources import check_path, read_frames, register_dataset
 from sparselora.errors import UserError
 from tests.conftest import sentences
+from tests.data.files import QUOTED_LINES, tsv
+from tests.data.files import config as table
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +110,66 @@ def test_a_name_that_no_path_could_hold_is_refused(name: Any) -> None:
         register_dataset(name, lambda _: {})
     with pytest.raises(UserError, match="a function is allowed"):
         register_dataset("mine", {})  # type: ignore[arg-type]
+
+
+def hub_dict(with_test: bool = True) -> datasets.DatasetDict:
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "kind": datasets.ClassLabel(names=["down", "up"])}
+    )
+
+    def part(start: int, labelled: bool = True) -> datasets.Dataset:
+        frame = sentences(120).iloc[start : start + 40]
+        kinds = [["down", "up"].index(kind) if labelled else -1 for kind in frame["kind"]]
+        return datasets.Dataset.from_dict(
+            {"sentence": frame["sentence"].tolist(), "kind": kinds}, features=features
+        )
+
+    parts = {"train": part(0), "validation": part(40)}
+    return datasets.DatasetDict(parts | ({"test": part(80, labelled=False)} if with_test else {}))
+
+
+def test_hub_format_on_disk_with_named_classes_and_secret_test_labels(tmp_path: Path) -> None:
+    hub_dict().save_to_disk(tmp_path / "hub")
+    data = load_data(
+        config(path=str(tmp_path / "hub"), validation_split="validation", test_split="test")
+    )
+    assert data.label_names == ["down", "up"]
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 40,
+        "validation": 40,
+        "test": 0,
+    }
+    assert data.dropped_rows == 40
+
+
+def test_a_folder_of_parquet_files_as_the_hub_serves_it(tmp_path: Path) -> None:
+    for name, part in hub_dict().items():
+        part.to_parquet(tmp_path / f"{name}-00000-of-00001.parquet")
+    data = load_data(config(path=str(tmp_path), validation_split="validation", test_fraction=0.0))
+    assert len(data.splits["validation"]) == 40
+    assert len(data.splits["train"]) == 40
+
+
+def test_split_that_is_not_there(tmp_path: Path) -> None:
+    hub_dict().save_to_disk(tmp_path / "hub")
+    with pytest.raises(UserError, match=r"data.validation_split=dev.*train, validation, test"):
+        load_data(config(path=str(tmp_path / "hub"), validation_split="dev"))
+
+
+@pytest.mark.parametrize("layout", [("train.tsv",), ("data/train.tsv", "data/test.tsv")])
+def test_a_folder_of_tables_is_read_as_its_files_are(
+    tmp_path: Path, layout: tuple[str, ...]
+) -> None:
+    """By another reader 60 lines of such a folder were 23 rows."""
+    lines = list(QUOTED_LINES)
+    lines[3], lines[30] = f'"{lines[3]}', f'"{lines[30]}'
+    for name in layout:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tsv(tmp_path, lines).rename(tmp_path / name)
+    splits = {"test_split": "test"} if len(layout) > 1 else {}
+    with pytest.raises(UserError, match=r"data.quoting=csv or data.quoting=none"):
+        load_data(table(tmp_path, **splits))
+    data = load_data(table(tmp_path, quoting="none", **splits))
+    assert sum(map(len, data.splits.values())) == 40 * len(layout)
+    with pytest.raises(UserError, match=r"data.validation_split=dev: no such file .* train.tsv"):
+        load_data(table(tmp_path, quoting="none", validation_split="dev"))

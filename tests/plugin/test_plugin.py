@@ -71,6 +71,29 @@ def test_the_command_trains_with_what_a_package_brings(
     assert content["config_hash"] == record["config_hash"]
 
 
+LIBRARY = """
+import torch, transformers
+from peft import LoraConfig, TaskType, get_peft_model
+import sparselora
+
+sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+config = transformers.AutoConfig.for_model("ernie", vocab_size=50, **sizes)
+model = transformers.AutoModelForSequenceClassification.from_config(config)
+lora = LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=["query", "value"])
+model = get_peft_model(model, lora)
+sparsity = sparselora.SparsityConfig(estimator="row_norms", rule="uniform", ffn_sparsity=0.5)
+handle = sparselora.sparsify(model, sparsity)
+model(input_ids=torch.ones(2, 5, dtype=torch.long), labels=torch.tensor([0, 1])).loss.backward()
+print([layer.kept for layer in handle.report()], handle.report()[0].realised_sparsity)
+"""
+
+
+def test_the_library_finds_what_a_package_brings(installed: dict[str, str], tmp_path: Path) -> None:
+    done = python(tmp_path, installed, "-c", LIBRARY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "[20, 20] 0.5"
+
+
 def test_without_the_package_each_is_unknown(tmp_path: Path) -> None:
     for override in ("model=ernie_tiny", "data=parity", "estimator=row_norms"):
         done = python(tmp_path, dict(os.environ), "-m", "sparselora.run", override)

@@ -1,15 +1,11 @@
-"""Older records keep their figures, and no column of a report names a key that is not there."""
-
 import json
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
 from sparselora.records.record import RECORD_NAME, read_record
-from sparselora.records.sections import RunContent
 from sparselora.records.typed import Section
-from sparselora.report.loading.load import COLUMNS
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "example" / "runs"
 
@@ -51,24 +47,3 @@ def test_older_records_keep_their_figures(file: Path) -> None:
     assert lost <= gone
     assert found.final is not None
     assert found.final.accuracy == stored["metrics"]["validation"]["accuracy"]
-
-
-def section_of(hint: Any) -> Any:
-    options = [hint, *get_args(hint)]
-    return next(
-        (item for item in options if isinstance(item, type) and item is not type(None)), None
-    )
-
-
-def test_every_column_of_a_report_is_a_field_of_the_record() -> None:
-    for name, column in COLUMNS.items():
-        keys = column.path.split(".")
-        if keys[0] == "config":
-            continue
-        at: Any = RunContent
-        for key in keys:
-            assert isinstance(at, type), (name, column.path)
-            assert issubclass(at, Section), (name, column.path)
-            hints = get_type_hints(at)
-            assert key in hints, (name, column.path)
-            at = section_of(hints[key])

@@ -19,8 +19,10 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
 from sparselora.runs import timing as timing_module
+from sparselora.runs.job import run_job
 from sparselora.training import stepper as train_module
 from tests.conftest import Outcome
+from tests.runs.composed import composed
 
 Invoke = Callable[..., Outcome]
 
@@ -408,3 +410,20 @@ def test_test_metrics_are_those_of_the_best_adapter(
     recorded = torch.tensor(test["logits"].iloc[0])
     torch.testing.assert_close(logits["best"], recorded, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(logits["last"], recorded, atol=1e-3)
+
+
+def test_a_full_disk_leaves_what_was_reached(
+    tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sparselora.runs.keeper.save_adapter", fail)
+    run, sparsities = composed([*tiny_overrides, "svd_rank=3"])
+    with pytest.raises(OSError, match="No space left"):
+        run_job(run, sparsities, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["status"] == "failed"
+    assert "No space left on device" in record["error"]
+    assert record["steps"]["dense"] + record["steps"]["sparse"] == 5
+    assert record["metrics"]["validation"]["step"] == 5

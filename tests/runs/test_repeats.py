@@ -85,7 +85,8 @@ def test_a_run_over_seeds_is_the_runs_of_each(
 def test_a_search_over_seeds_tells_means(
     invoke: Callable[..., Outcome], tiny_overrides: list[str]
 ) -> None:
-    from tests.search.test_search import SEARCH, trials
+    from tests.search.conftest import SEARCH
+    from tests.search.test_search import trials
 
     own = {item.split("=")[0] for item in SEARCH}
     rest = [item for item in tiny_overrides if item.split("=")[0] not in own]

@@ -1,7 +1,6 @@
 import copy
 import pickle
 from dataclasses import replace
-from functools import partial
 
 import peft
 import pytest
@@ -158,17 +157,6 @@ def test_a_deep_copy_has_a_batch_of_its_own(model_type: str) -> None:
         torch.testing.assert_close(clone(**batch).logits, model(**batch).logits)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_one_stand_in_in_evaluation_mode_takes_the_block_along(model_type: str) -> None:
-    model = tiny_model(model_type)
-    sparsify(model, CONFIG)
-    for module in model.modules():
-        if "SparseOutput" in type(module).__name__:
-            module.eval()
-    expected = tiny_model(model_type)(**tiny_batch()).logits
-    torch.testing.assert_close(model(**tiny_batch()).logits, expected)
-
-
 def test_checkpointing_after_a_dense_start() -> None:
     # Dense forward passes were counted as ones that a backward pass was still due for.
     model = tiny_model("bert", dropout=0.1)
@@ -198,16 +186,6 @@ def test_evaluation_in_between_does_not_shift_a_kept_choice() -> None:
                 model(**tiny_batch())
         choices.append(chosen)
     assert choices[0] == choices[1]
-
-
-def test_replicas_of_data_parallel_are_refused() -> None:
-    # They share one state and the first device's weights.
-    model = tiny_model("bert")
-    sparsify(model, CONFIG)
-    lin2 = model.get_base_model().bert.encoder.layer[0].output.dense
-    replica = lin2._replicate_for_data_parallel()
-    with pytest.raises(UserError, match="torchrun"):
-        replica(torch.zeros(1, 24))
 
 
 def test_calibration_of_another_model() -> None:
@@ -241,17 +219,6 @@ def test_peft_finds_adapters_of_a_sparse_ffn(model_type: str) -> None:
     adapted = model(**batch).logits
     assert not torch.allclose(sparse_alone, adapted)
     assert handle.sparse_blocks["layer.0"].calls == 2
-
-
-def test_a_module_with_a_forward_of_its_own_is_refused() -> None:
-    """accelerate hooks the modules that it places: the stand-in's was hidden, lin2(lin1(x)) left."""
-    model = tiny_model("bert")
-    lin1 = model.get_submodule("base_model.model.bert.encoder.layer.1.intermediate.dense")
-    lin1.forward = partial(type(lin1).forward, lin1)
-    modules = list(model.modules())
-    with pytest.raises(UserError, match=r"layer.1.intermediate.dense has a forward of its own"):
-        sparsify(model, CONFIG)
-    assert modules == list(model.modules())
 
 
 def test_a_sparse_model_is_pickled_whole() -> None:

@@ -1,1 +1,1 @@
-"""A LoRA step made faster, dense as it is: one module a kind of layer."""
+"""Make a dense LoRA step faster: one module for each kind of layer."""

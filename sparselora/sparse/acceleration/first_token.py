@@ -70,7 +70,7 @@ class NoteCall:
 
 
 class EndCall:
-    """Make what others call after the backbone full again: a forward hook of it."""
+    """End a call, so that others get all tokens again: a forward hook of the backbone."""
 
     def __init__(self, first: FirstToken) -> None:
         self.first = first

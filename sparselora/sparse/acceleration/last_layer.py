@@ -50,7 +50,7 @@ def _is_transformers_own(head: nn.Module, path: str) -> bool:
 
 
 def reads_first_token(model: nn.Module) -> bool:
-    """Return whether a model is transformers' own classifier, of layers of which position 0 is read."""
+    """Return whether a model is transformers' own classifier, which reads position 0 alone."""
     backbone: Any = get_backbone(model)
     config, head = backbone.config, get_head(model)
     if getattr(config, "model_type", None) not in ARCHITECTURES:
@@ -160,7 +160,7 @@ class LastLayer:
         ]
 
     def remove(self) -> None:
-        """Give the layer back what was there before."""
+        """Have the layer compute all tokens, as it did before."""
         for hook in self._hooks:
             hook.remove()
         for module in {*self._modules, *owned(self._model.modules(), self._owner)}:
@@ -182,7 +182,7 @@ def _attention_path(model: nn.Module) -> str:
 
 
 def _kinds(model: nn.Module) -> dict[str, type[FirstTokenOnly]]:
-    """Return what is mixed in at which path below the layer."""
+    """Return the class to mix in at each path below the layer."""
     row = get_architecture(get_backbone(model).config)
     query, _, _, output = row.attention
     kinds: dict[str, type[FirstTokenOnly]] = {output: TokenByToken}

@@ -1,1 +1,1 @@
-"""Where things are in a transformers model."""
+"""Find where things are in a transformers model."""

@@ -23,18 +23,18 @@ class Architecture:
     layers: str
     """The list of layers, below the backbone (`model.base_model`)."""
     lin1: str
-    """First linear map of the FFN, below a layer; likewise the next two."""
+    """First linear layer of the FFN, below a layer; likewise the next two."""
     activation: str
     lin2: str
     attention: tuple[str, str, str, str]
-    """The attention projections, below a layer: query, key, value, output; one fused map is named
+    """The attention projections, below a layer: query, key, value, output; one fused layer is named
     three times."""
     head: tuple[str, ...]
     """Modules of the classification head that train, below the model."""
     called: str = ""
     """What is called with the batch and its mask, below the backbone; the backbone itself where empty."""
     gate: str | None = None
-    """The gate's linear map, where there is one; that of `lin1` again where one map holds both, the
+    """The gate's linear layer, where there is one; that of `lin1` again where one holds both, the
     gate's rows first."""
     whole: str | None = None
     """A module that computes lin1 to lin2 and nothing else, where there is one: it is swapped whole."""
@@ -48,7 +48,7 @@ class Architecture:
     """What takes the last layer's output at position 0 and no other, below the model: the model itself
     where empty; None where more is read."""
     query_of_distances: bool = False
-    """Whether the query map is applied to embeddings of distances too."""
+    """Whether the query projection is applied to embeddings of distances too."""
     rotary: bool = False
     """Whether position turns channels i and i + head_dim / 2 of query and key into each other."""
     positions: Literal["row", "ids", "mask"] = "row"

@@ -1,7 +1,7 @@
 """Find the attention projections of a model: query, key, value and output.
 
 With e = head_dim, G heads of keys and values and R heads of queries to each, query is (G·R·e, d), key and
-value are (G·e, d) and output is (d, G·R·e). A fused map holds query above key above value.
+value are (G·e, d) and output is (d, G·R·e). A fused one holds query above key above value.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.architecture import Architecture
-from sparselora.sparse.backbone.linear_map import LinearMap, check_sliceable
+from sparselora.sparse.backbone.linear_layer import LinearLayer, check_sliceable
 from sparselora.sparse.backbone.lookup import get_architecture, get_backbone
 from sparselora.sparse.backbone.paths import check_forward, module_at, required
 from sparselora.sparse.backbone.quantized import is_quantized
@@ -37,7 +37,7 @@ class Attention:
     """e: channels of a head."""
     rotary_share: float
     """Share of a head's channels that a rotation by position mixes, where the architecture has one."""
-    maps: dict[str, LinearMap]
+    projections: dict[str, LinearLayer]
     """The projections by role; where query, key and value are one, all three are that one."""
 
     @property
@@ -48,7 +48,7 @@ class Attention:
     @property
     def hidden_size(self) -> int:
         """Return d, the width of the layer's input."""
-        return self.maps["query"].shape[1]
+        return self.projections["query"].shape[1]
 
     def rows(self, role: str) -> slice:
         """Return where query, key or value stand among their projection's rows."""
@@ -61,11 +61,11 @@ class Attention:
 
     def weight(self, role: str) -> Tensor:
         """Return the weight of query, key or value: (its rows, d)."""
-        return self.maps[role].weight[self.rows(role)]
+        return self.projections[role].weight[self.rows(role)]
 
     def bias(self, role: str) -> Tensor | None:
         """Return the bias of query, key or value, (its rows,), or None."""
-        bias = self.maps[role].bias
+        bias = self.projections[role].bias
         return None if bias is None else bias[self.rows(role)]
 
     @property
@@ -80,20 +80,20 @@ class Attention:
 
     @property
     def is_current(self) -> bool:
-        """Return whether its projections are where they were.
+        """Return whether its projections are still where they were found.
 
         PEFT puts others in their place, or around them.
         """
         paths = self.paths
         return all(
             module_at(self.layer, paths[role]) is linear.module
-            for role, linear in self.maps.items()
+            for role, linear in self.projections.items()
         )
 
     def looked_up(self) -> "Attention":
-        """Return one of the same layer with what is at its paths now."""
-        maps = find_maps(self.architecture, self.layer, self.name)
-        return replace(self, maps=maps)
+        """Return the same layer's attention, with the modules that are at its paths now."""
+        projections = find_projections(self.architecture, self.layer, self.name)
+        return replace(self, projections=projections)
 
     def check_sliceable(self, roles: Iterable[str], queries: bool) -> None:
         """Raise a `UserError` unless channels of these projections can be left out.
@@ -105,7 +105,7 @@ class Attention:
         for role in roles:
             path = self.paths[role]
             check_sliceable(self.layer, path, self.name, "attention")
-            check_forward(self.maps[role].module, f"{self.name}.{path}")
+            check_forward(self.projections[role].module, f"{self.name}.{path}")
         if queries and self.architecture.rotary and self.rotary_share != 1.0:
             raise UserError(
                 f"model: a rotation of {self.rotary_share:g} of each head's channels; only one of all "
@@ -114,11 +114,11 @@ class Attention:
 
     def scattered(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Parameter]:
         """Yield the weights of these projections whose channels do not lie in whole rows of memory."""
-        yield from (base.get_parameter("weight") for base in self.scattered_maps(roles))
+        yield from (base.get_parameter("weight") for base in self.scattered_layers(roles))
 
-    def scattered_maps(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Module]:
+    def scattered_layers(self, roles: Iterable[str] = ROLES) -> Iterator[nn.Module]:
         """Yield the modules that hold the weights of `scattered`, without adapters."""
-        bases = {role: self.maps[role].base for role in roles}
+        bases = {role: self.projections[role].base for role in roles}
         bases = {role: base for role, base in bases.items() if not is_quantized(base)}
         inputs = {id(base): base for role, base in bases.items() if role != "output"}
         yield from (base for base in inputs.values() if _transposed(base))
@@ -139,14 +139,14 @@ def _rotary_share(config: Any) -> float:
     return min((float(share) for share in shares if share is not None), default=1.0)
 
 
-def find_maps(row: Architecture, layer: nn.Module, name: str) -> dict[str, LinearMap]:
+def find_projections(row: Architecture, layer: nn.Module, name: str) -> dict[str, LinearLayer]:
     """Return the attention projections of one layer by role.
 
     Raises:
         UserError: one is not where the architecture has it.
     """
     return {
-        role: LinearMap(required(layer, path, name))
+        role: LinearLayer(required(layer, path, name))
         for role, path in zip(ROLES, row.attention, strict=True)
     }
 
@@ -170,7 +170,7 @@ def find_attention(model: nn.Module) -> list[Attention]:
     layers = backbone.get_submodule(architecture.layers)
     for index, layer in enumerate(layers.children()):
         name = f"layer.{index}"
-        maps = find_maps(architecture, layer, name)
+        projections = find_projections(architecture, layer, name)
         found.append(
             Attention(
                 name=name,
@@ -180,7 +180,7 @@ def find_attention(model: nn.Module) -> list[Attention]:
                 groups=heads // keys,
                 head_dim=head_dim,
                 rotary_share=rotary_share,
-                maps=maps,
+                projections=projections,
             )
         )
     return found

@@ -2,8 +2,8 @@
 
 Every block is read as lin1 → activation → lin2, or, where it has a gate, as
 lin2(activation(gate(x)) · lin1(x)). With d = hidden_size and f = intermediate_size, lin1 and the gate
-are (f, d) and lin2 is (d, f), however the model stores them: a fused map holds the gate above lin1, and
-GPT-2's Conv1D holds each map transposed.
+are (f, d) and lin2 is (d, f), however the model stores them: a fused layer holds the gate above lin1, and
+GPT-2's Conv1D holds each layer transposed.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sparselora.errors import UserError
 from sparselora.sparse.backbone.architecture import Architecture
-from sparselora.sparse.backbone.linear_map import LinearMap, check_sliceable
+from sparselora.sparse.backbone.linear_layer import LinearLayer, check_sliceable
 from sparselora.sparse.backbone.lookup import get_architecture, get_backbone
 from sparselora.sparse.backbone.paths import check_forward, module_at, required
 from sparselora.sparse.backbone.quantized import is_quantized
@@ -30,11 +30,11 @@ class FFNBlock:
     """`layer.N`, whatever the architecture calls it."""
     layer: nn.Module
     architecture: Architecture
-    lin1: LinearMap
+    lin1: LinearLayer
     activation: nn.Module
     """A view of the activation without the sparse block's wrapper."""
-    lin2: LinearMap
-    gate: LinearMap | None
+    lin2: LinearLayer
+    gate: LinearLayer | None
     found: dict[str, nn.Module]
     """What was at which path below the layer when this was made."""
 
@@ -62,8 +62,8 @@ class FFNBlock:
     @property
     def has_adapters(self) -> bool:
         """Return whether a layer of the block carries an adapter that is on."""
-        maps = (self.lin1, self.lin2, self.gate)
-        return any(linear is not None and linear.adapter is not None for linear in maps)
+        linears = (self.lin1, self.lin2, self.gate)
+        return any(linear is not None and linear.adapter is not None for linear in linears)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -76,14 +76,14 @@ class FFNBlock:
 
     @property
     def is_current(self) -> bool:
-        """Return whether its modules are where they were.
+        """Return whether its modules are still where they were found.
 
         PEFT puts others in their place, or around them.
         """
         return all(module_at(self.layer, path) is module for path, module in self.found.items())
 
     def check_sliceable(self) -> None:
-        """Raise a `UserError` unless its channels can be left out."""
+        """Raise a `UserError` unless the block's channels can be left out."""
         row = self.architecture
         for path, module in self.found.items():
             check_forward(module, f"{self.name}.{path}")
@@ -96,9 +96,9 @@ class FFNBlock:
 
     @property
     def merged(self) -> tuple[tuple[object, ...], ...]:
-        """Return what may change of each layer's weight, see `LinearMap.merged`."""
-        maps = (self.lin1, self.lin2, self.gate)
-        return tuple(() if linear is None else linear.merged for linear in maps)
+        """Return what may change of each layer's weight, see `LinearLayer.merged`."""
+        linears = (self.lin1, self.lin2, self.gate)
+        return tuple(() if linear is None else linear.merged for linear in linears)
 
     @property
     def entry(self) -> nn.Module:
@@ -132,9 +132,9 @@ class FFNBlock:
 
     def scattered(self) -> Iterator[nn.Parameter]:
         """Yield the weights whose channels do not lie in whole rows of memory, as the model has them."""
-        yield from (base.get_parameter("weight") for base in self.scattered_maps())
+        yield from (base.get_parameter("weight") for base in self.scattered_layers())
 
-    def scattered_maps(self) -> Iterator[nn.Module]:
+    def scattered_layers(self) -> Iterator[nn.Module]:
         """Yield the modules that hold the weights of `scattered`, without adapters."""
         for linear, by_rows in ((self.lin1, True), (self.gate, True), (self.lin2, False)):
             # A Conv1D is stored transposed.
@@ -179,9 +179,9 @@ def find_block(row: Architecture, layer: nn.Module, name: str) -> FFNBlock:
         name=name,
         layer=layer,
         architecture=row,
-        lin1=LinearMap(found[row.lin1], 1 if fused else None),
+        lin1=LinearLayer(found[row.lin1], 1 if fused else None),
         activation=plain_view(found[row.activation]),
-        lin2=LinearMap(found[row.lin2]),
-        gate=None if gate is None else LinearMap(gate, 0 if fused else None),
+        lin2=LinearLayer(found[row.lin2]),
+        gate=None if gate is None else LinearLayer(gate, 0 if fused else None),
         found=found,
     )

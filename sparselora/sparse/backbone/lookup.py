@@ -7,6 +7,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from sparselora.errors import UserError
+from sparselora.plugins import load_plugins
 from sparselora.sparse.backbone.architecture import Architecture
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.model_shape import ModelShape
@@ -19,6 +20,8 @@ def get_architecture(config: Any) -> Architecture:
         UserError: there is none; the message lists what is supported and how to add a row.
     """
     model_type = str(getattr(config, "model_type", None))
+    if model_type not in ARCHITECTURES:
+        load_plugins()
     if model_type not in ARCHITECTURES:
         raise UserError(
             f"model: no FFN blocks known for the architecture {model_type!r}; supported are "

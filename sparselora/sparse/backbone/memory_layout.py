@@ -14,27 +14,27 @@ class RowsInMemory:
     """
 
     def __init__(self) -> None:
-        self._maps: list[nn.Module] = []
+        self._layers: list[nn.Module] = []
         self._hooks: list[Any] = []
 
-    def lay(self, maps: Iterable[nn.Module]) -> None:
+    def lay(self, layers: Iterable[nn.Module]) -> None:
         """Lay the weights of these linear layers transposed."""
-        for linear in maps:
+        for linear in layers:
             weight = linear.get_parameter("weight")
             if not weight.is_contiguous():
                 continue  # laid so already, here or by another
             self._hooks.append(linear.register_state_dict_post_hook(_save_contiguous))
-            self._maps.append(linear)
+            self._layers.append(linear)
             weight.data = weight.data.t().contiguous().t()
 
     def give_back(self) -> None:
         """Lay all of them as they were."""
         for hook in self._hooks:
             hook.remove()
-        for linear in self._maps:
+        for linear in self._layers:
             weight = linear.get_parameter("weight")
             weight.data = weight.data.contiguous()
-        self._hooks, self._maps = [], []
+        self._hooks, self._layers = [], []
 
 
 def _save_contiguous(

@@ -1,4 +1,4 @@
-"""Find modules by their paths, and say of them what an error is to say."""
+"""Find modules by their paths, and name in errors what is there."""
 
 from typing import Any
 

@@ -39,7 +39,7 @@ def dequantized(linear: nn.Module) -> Tensor:
 
 
 def _state(linear: Any) -> Any:
-    # A parameter that was pickled, or sharded, has lost it; its map has it still.
+    # A parameter that was pickled, or sharded, has lost it; its layer has it still.
     state = getattr(linear.weight, "quant_state", None)
     return linear.quant_state if state is None else state
 

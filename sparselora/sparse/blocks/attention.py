@@ -38,7 +38,7 @@ class _Slice:
     weight: Tensor
     """(k, d)."""
     merged: tuple[object, ...]
-    """Of the projection when it was sliced, see `LinearMap.merged`."""
+    """Of the projection when it was sliced, see `LinearLayer.merged`."""
 
 
 class SparseAttention(CopiedWithModel):
@@ -126,7 +126,7 @@ class SparseAttention(CopiedWithModel):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        device = self.attention.maps["query"].device
+        device = self.attention.projections["query"].device
         self.choice.load_state_dict(state, AttentionChannels, device)
         drawn: Any = getattr(self.norms, "drawn", {})
         for name, saved in state["generators"].items():
@@ -164,7 +164,7 @@ class SparseAttention(CopiedWithModel):
         return self.shape.choose(norms, qk_kept, vo_kept)
 
     def _compute(self, role: str, x: Tensor, chosen: AttentionChannels) -> Tensor:
-        linear = self.attention.maps[role]
+        linear = self.attention.projections[role]
         adapter, bias, dtype = linear.adapter, linear.bias, linear.dtype(x)
         kept = self._slice(role, dtype, chosen)
         y: Tensor = SlicedLoRAFunction.apply(
@@ -182,7 +182,7 @@ class SparseAttention(CopiedWithModel):
 
     @torch.no_grad()
     def _slice(self, role: str, dtype: torch.dtype, chosen: AttentionChannels) -> _Slice:
-        linear = self.attention.maps[role]
+        linear = self.attention.projections[role]
         there: _Slice | None = self.choice.gathered.get(role)
         same = there is not None and there.weight.dtype == dtype and there.chosen is chosen
         if there is not None and same and there.merged == linear.merged:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.ffn import FFNBlock
-from sparselora.sparse.backbone.linear_map import LinearMap
+from sparselora.sparse.backbone.linear_layer import LinearLayer
 from sparselora.sparse.channels.compensation import Compensation, Correction
 from sparselora.sparse.channels.selector import FFNChannels
 from sparselora.sparse.ops.ffn import SparseFFNFunction
@@ -24,7 +24,7 @@ class FFNSlice:
     gate: Tensor | None
     correction: Correction | None
     merged: tuple[tuple[object, ...], ...]
-    """Of each projection when it was sliced, see `LinearMap.merged`."""
+    """Of each projection when it was sliced, see `LinearLayer.merged`."""
 
     @classmethod
     def of(
@@ -121,7 +121,7 @@ class FFNSlice:
         return y
 
 
-def _adapted(linear: LinearMap, x: Tensor, indices: Tensor) -> Tensor | float:
+def _adapted(linear: LinearLayer, x: Tensor, indices: Tensor) -> Tensor | float:
     adapter = linear.adapter
     if adapter is None:
         return 0.0
@@ -129,6 +129,6 @@ def _adapted(linear: LinearMap, x: Tensor, indices: Tensor) -> Tensor | float:
     return adapter.scaling * (low @ adapter.b.index_select(0, indices).to(x.dtype).t())
 
 
-def _bias(linear: LinearMap, indices: Tensor) -> Tensor | None:
+def _bias(linear: LinearLayer, indices: Tensor) -> Tensor | None:
     bias = linear.bias
     return None if bias is None else bias.index_select(0, indices)

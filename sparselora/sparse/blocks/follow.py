@@ -70,7 +70,7 @@ class FollowModel:
         if attention.is_current:
             attention.check_sliceable(roles, queries)
             return
-        for linear in attention.maps.values():
+        for linear in attention.projections.values():
             unwrap(linear.module, self.owner)
         now = attention.looked_up()
         now.check_sliceable(roles, queries)

@@ -120,7 +120,7 @@ def wrap_ffn(ffn: SparseFFN, owner: int) -> list[nn.Module]:
 
 def wrap_attention(sparse: SparseAttention, owner: int) -> list[nn.Module]:
     """Have the projections of an attention compute their kept channels, and return them."""
-    modules = [sparse.attention.maps[role].module for role in sparse.roles]
+    modules = [sparse.attention.projections[role].module for role in sparse.roles]
     for module, role in zip(modules, sparse.roles, strict=True):
         _hold(module, _Projection, owner, sparse, role)
     return modules

@@ -75,7 +75,7 @@ class _Exact(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         attention, role = self._source
-        x = hidden_states.to(attention.maps[role].dtype(hidden_states))
+        x = hidden_states.to(attention.projections[role].dtype(hidden_states))
         bias = attention.bias(role)
         bias = None if bias is None else bias.to(x.dtype)
         return nn.functional.linear(x, attention.weight(role).to(x.dtype), bias)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
-from sparselora.sparse.backbone.linear_map import LinearMap
+from sparselora.sparse.backbone.linear_layer import LinearLayer
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import LayerMoments
 from sparselora.sparse.channels.random_scores import RandomEstimator
@@ -80,7 +80,7 @@ def norms_over_tokens(values: Tensor, token_weights: Tensor | None) -> Tensor:
 class ExactProjection(nn.Module):
     """Compute a projection itself in the place of an estimate of it; shares its weights."""
 
-    def __init__(self, linear: LinearMap) -> None:
+    def __init__(self, linear: LinearLayer) -> None:
         super().__init__()
         self._linear = (linear,)  # in a tuple: it stays out of this module's children and state
 

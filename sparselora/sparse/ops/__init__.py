@@ -1,1 +1,1 @@
-"""Autograd functions: each computes what its formula says, forward and backward."""
+"""Compute single operations by autograd functions, forward and backward."""

@@ -10,7 +10,7 @@ and, the weights being frozen, backward is two products of the same size:
     dz = (dy W2[:, I]) · act'(z),   dx = dz W1[I]
 
 Where the block has a gate Wg, act(z) becomes act(g) · z with g = x Wg[I]ᵀ + bg[I], and its gradient
-goes to x through both maps. Compensation adds (x P) M + c; c is folded into b2.
+goes to x through both layers. Compensation adds (x P) M + c; c is folded into b2.
 """
 
 from typing import Any

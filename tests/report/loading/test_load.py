@@ -1,11 +1,14 @@
 import json
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
 
 from sparselora import load_records
 from sparselora.errors import UserError
+from sparselora.records.sections import RunContent
+from sparselora.records.typed import Section
 from sparselora.report.loading.load import COLUMNS, LEGEND
 
 
@@ -77,3 +80,24 @@ def test_a_number_that_is_not_whole_is_kept(tmp_path: Path) -> None:
 def test_folders_that_overlap_count_once(tmp_path: Path) -> None:
     write(tmp_path / "x" / "a", **record(0.8, 0.5))
     assert len(load_records(tmp_path, tmp_path / "x", str(tmp_path / "x" / ".." / "x"))) == 1
+
+
+def section_of(hint: Any) -> Any:
+    options = [hint, *get_args(hint)]
+    return next(
+        (item for item in options if isinstance(item, type) and item is not type(None)), None
+    )
+
+
+def test_every_column_of_a_report_is_a_field_of_the_record() -> None:
+    for name, column in COLUMNS.items():
+        keys = column.path.split(".")
+        if keys[0] == "config":
+            continue
+        at: Any = RunContent
+        for key in keys:
+            assert isinstance(at, type), (name, column.path)
+            assert issubclass(at, Section), (name, column.path)
+            hints = get_type_hints(at)
+            assert key in hints, (name, column.path)
+            at = section_of(hints[key])

@@ -116,7 +116,7 @@ def test_sparse_queries_are_chosen_by_all_tokens() -> None:
     whole, short = (tiny_model("bert").double() for _ in range(2))
     config = plain(estimator="oracle", ffn_sparsity=0.0, qk_sparsity=0.5, vo_sparsity=0.25)
     handles = [sparsify(model, config) for model in (whole, short)]
-    handles[0]._acceleration.lengthen()
+    handles[0]._acceleration.make_last_layer_full()
     expected = gradients(whole, tiny_batch())
     assert_all_close(gradients(short, tiny_batch()), expected)
     chosen = [handle.sparse_attention[f"layer.{LAST}"].chosen for handle in handles]

@@ -23,7 +23,7 @@ def test_shapes_are_those_of_heads(model_type: str) -> None:
         assert each.is_current
         assert each.weight("query").shape == (queries, 24)
         assert each.weight("key").shape == each.weight("value").shape == (keys, 24)
-        assert each.maps["output"].weight.shape == (24, queries)
+        assert each.projections["output"].weight.shape == (24, queries)
         for role in ("query", "key", "value"):
             bias = each.bias(role)
             assert bias is None or bias.shape == each.weight(role).shape[:1]
@@ -35,7 +35,7 @@ def test_a_fused_projection_holds_query_above_key_above_value(model_type: str) -
     attention = find_attention(tiny_model(model_type))[0]
     assert attention.fused
     together = torch.cat([attention.weight(role) for role in ("query", "key", "value")])
-    assert torch.equal(together, attention.maps["query"].weight)
+    assert torch.equal(together, attention.projections["query"].weight)
 
 
 def test_what_is_put_in_its_place_is_found_again() -> None:
@@ -45,7 +45,7 @@ def test_what_is_put_in_its_place_is_found_again() -> None:
     assert not attention.is_current
     again = attention.looked_up()
     assert again.is_current
-    assert again.maps["key"].module is owner.key
+    assert again.projections["key"].module is owner.key
     with pytest.raises(UserError, match=r"attention\.self\.key\.weight trains"):
         again.check_sliceable(["key"], queries=True)
 
@@ -59,7 +59,7 @@ def test_scattered_weights_are_those_whose_channels_are_columns(model_type: str)
     ):  # stored transposed: its inputs' channels are columns, its output's rows
         assert [tuple(weight.shape) for weight in scattered] == [(24, 72)]
     else:
-        output = attention.maps["output"].base.get_parameter("weight")
+        output = attention.projections["output"].base.get_parameter("weight")
         assert len(scattered) == 1
         assert scattered[0] is output
 

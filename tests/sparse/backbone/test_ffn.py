@@ -57,8 +57,8 @@ def test_scattered_weights_are_those_whose_channels_are_columns(model_type: str)
     scattered = list(block.scattered())
     assert scattered
     assert all(weight.shape[1] in widths for weight in scattered)
-    assert [module.weight for module in block.scattered_maps()] == scattered or all(
-        one is other.weight for one, other in zip(scattered, block.scattered_maps(), strict=True)
+    assert [module.weight for module in block.scattered_layers()] == scattered or all(
+        one is other.weight for one, other in zip(scattered, block.scattered_layers(), strict=True)
     )
 
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from sparselora import UserError, calibrate, sparsify
-from sparselora.sparse.backbone import linear_map
+from sparselora.sparse.backbone import linear_layer
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.ffn import find_blocks
 from sparselora.sparse.backbone.quantized import (
@@ -179,7 +179,7 @@ def test_eight_bits_are_refused(tmp_path: Path) -> None:
     how = transformers.BitsAndBytesConfig(load_in_8bit=True)
     model = auto.from_pretrained(tmp_path, quantization_config=how)
     with pytest.raises(
-        UserError, match="is a Linear8bitLt; a linear map, plain or in bitsandbytes' 4"
+        UserError, match="is a Linear8bitLt; a linear layer, plain or in bitsandbytes' 4"
     ):
         sparsify(model, CONFIG)
 
@@ -273,8 +273,10 @@ def test_a_map_is_computed_from_its_bits_once_a_step(
     model = quantized(model_type, tmp_path)
     sparsify(model, CONFIG)
     seen = []
-    original = linear_map.dequantized
-    monkeypatch.setattr(linear_map, "dequantized", lambda base: seen.append(base) or original(base))
+    original = linear_layer.dequantized
+    monkeypatch.setattr(
+        linear_layer, "dequantized", lambda base: seen.append(base) or original(base)
+    )
     gradients(model, BATCH)
     maps = 2 if model_type == "phi3" else 3  # its gate and lin1 are one
     assert len(seen) == len(set(map(id, seen))) == 3 * maps

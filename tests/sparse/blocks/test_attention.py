@@ -36,7 +36,7 @@ def masked_reference(model: nn.Module, handle: Any) -> nn.Module:
         if sparse is None:
             continue
         for role in ROLES:
-            whole = attention.maps[role].weight
+            whole = attention.projections[role].weight
             keep = torch.zeros(whole.shape[1 if role == "output" else 0], dtype=torch.bool)
             start = 0 if role == "output" else attention.rows(role).start
             keep[start + getattr(sparse.chosen, role)] = True
@@ -53,7 +53,7 @@ def masked_reference(model: nn.Module, handle: Any) -> nn.Module:
 def test_equals_the_masked_dense_model(model_type: str, padded: bool) -> None:
     model = tiny_model(model_type).double()
     for attention in find_attention(model):
-        for linear in attention.maps.values():
+        for linear in attention.projections.values():
             if linear.bias is not None:
                 nn.init.normal_(linear.bias)
     pristine = copy.deepcopy(model)
@@ -104,7 +104,7 @@ def test_context_alone_with_a_sparse_ffn(model_type: str, scope: str) -> None:
     for one, other in zip(find_attention(whole), find_attention(masked), strict=True):
         done = set()
         for role in ROLES:
-            module = one.maps[role].module
+            module = one.projections[role].module
             if id(module) in done:
                 continue
             done.add(id(module))
@@ -113,8 +113,8 @@ def test_context_alone_with_a_sparse_ffn(model_type: str, scope: str) -> None:
                 _: nn.Module,
                 args: tuple[Tensor],
                 output: Tensor,
-                other: nn.Module = other.maps[role].base,
-                own: nn.Module = one.maps[role].base,
+                other: nn.Module = other.projections[role].base,
+                own: nn.Module = one.projections[role].base,
             ) -> Tensor:
                 # The adapters are the same; the frozen maps differ for context tokens.
                 change = other(args[0]) - own(args[0])
@@ -322,7 +322,7 @@ def test_a_merge_is_seen_by_what_was_gathered_before(lora: list[str]) -> None:
         change()
         model(**batch)
         attention, ffn = handle.sparse_attention["layer.1"], handle.sparse_blocks["layer.1"]
-        query, lin1 = attention.attention.maps["query"].weight, ffn.block.lin1.weight
+        query, lin1 = attention.attention.projections["query"].weight, ffn.block.lin1.weight
         ours = attention.choice.gathered["query"].weight, ffn.choice.gathered["ffn"].lin1
         assert torch.equal(ours[0], query[attention.chosen.query])
         assert torch.equal(ours[1], lin1[ffn.chosen])

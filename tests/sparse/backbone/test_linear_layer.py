@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sparselora import UserError
-from sparselora.sparse.backbone.linear_map import LinearMap, check_sliceable, whole_parameter
+from sparselora.sparse.backbone.linear_layer import LinearLayer, check_sliceable, whole_parameter
 
 
 class Model(nn.Module):
@@ -33,7 +33,7 @@ def with_lora(linear: nn.Module, **settings: Any) -> Any:
 @pytest.mark.parametrize("make", [lambda: nn.Linear(3, 8), lambda: Conv1D(8, 3)])
 def test_applies_what_the_module_does(make: Any, has_lora: bool, part: int | None) -> None:
     module = with_lora(make(), fan_in_fan_out=False).up if has_lora else make()
-    linear = LinearMap(module, part)
+    linear = LinearLayer(module, part)
     x = torch.randn(5, 3)
     rows = slice(None) if part is None else (slice(0, 4), slice(4, 8))[part]
     torch.testing.assert_close(linear(x), module(x)[:, rows])
@@ -47,7 +47,7 @@ def test_applies_what_the_module_does(make: Any, has_lora: bool, part: int | Non
 
 def test_an_adapter_that_is_off_or_merged_is_none() -> None:
     module = with_lora(nn.Linear(3, 4)).up
-    linear = LinearMap(module)
+    linear = LinearLayer(module)
     before = linear.merged
     module.enable_adapters(False)
     assert linear.adapter is None
@@ -60,7 +60,7 @@ def test_an_adapter_that_is_off_or_merged_is_none() -> None:
 
 
 def test_a_weight_that_is_loaded_anew_is_another() -> None:
-    linear = LinearMap(nn.Linear(3, 4))
+    linear = LinearLayer(nn.Linear(3, 4))
     before = linear.merged
     linear.module.load_state_dict(nn.Linear(3, 4).state_dict())
     assert linear.merged != before
@@ -71,11 +71,11 @@ def test_two_active_adapters_are_refused() -> None:
     module.update_layer("other", r=2, lora_alpha=2, config=LoraConfig(r=2))
     module.set_adapter(["default", "other"])
     with pytest.raises(UserError, match=r"\['default', 'other'\] are active at once"):
-        _ = LinearMap(module).adapter
+        _ = LinearLayer(module).adapter
 
 
 def test_autocast_says_the_dtype() -> None:
-    linear = LinearMap(nn.Linear(3, 4))
+    linear = LinearLayer(nn.Linear(3, 4))
     x = torch.randn(2, 3)
     assert linear.dtype(x) == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -101,9 +101,9 @@ def frozen(linear: nn.Module) -> Model:
     ("layer", "message"),
     [
         (Model(nn.Linear(3, 4)), r"layer\.0\.up\.weight trains"),
-        (frozen(nn.Bilinear(3, 3, 4)), "is a Bilinear; a linear map"),
+        (frozen(nn.Bilinear(3, 3, 4)), "is a Bilinear; a linear layer"),
         (with_lora(nn.Linear(3, 4), use_dora=True), "carries a variant of LoRA"),
-        (with_lora(nn.Embedding(3, 4)), r"is PEFT's Embedding \(LORA\); a linear map"),
+        (with_lora(nn.Embedding(3, 4)), r"is PEFT's Embedding \(LORA\); a linear layer"),
     ],
 )
 def test_what_slicing_does_not_take(layer: nn.Module, message: str) -> None:

@@ -44,7 +44,7 @@ def whole_parameter(base: nn.Module) -> nn.Parameter:
 
 
 @dataclass(frozen=True)
-class LinearMap:
+class LinearLayer:
     """Read one linear layer as (out, in), whatever module holds it: views of that module's parameters.
 
     Weights are read anew each time, since a patch or a move to another device changes what lies
@@ -186,7 +186,7 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
         kind: the name of its part (FFN, attention), for messages.
 
     Raises:
-        UserError: it is not a plain, frozen linear map, with or without one plain LoRA adapter.
+        UserError: it is not a plain, frozen linear layer, with or without one plain LoRA adapter.
     """
     linear: Any = required(layer, path, name)
     where = f"{name}.{path}"
@@ -194,7 +194,7 @@ def check_sliceable(layer: nn.Module, path: str, name: str, kind: str) -> None:
     if unmixed(type(base)) not in (nn.Linear, Conv1D) and not is_quantized(base):
         of = "" if base is linear else f" on {kind_of(base)}"
         raise UserError(
-            f"model: {where} is {kind_of(linear)}{of}; a linear map, plain or in bitsandbytes' 4 "
+            f"model: {where} is {kind_of(linear)}{of}; a linear layer, plain or in bitsandbytes' 4 "
             f"bits, or PEFT's LoRA on one, is allowed in a sparse {kind}"
         )
     if whole_parameter(base).requires_grad:
