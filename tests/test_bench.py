@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from sparselora import bench as bench_module
+from sparselora.report import formats
 from tests.conftest import Outcome
 
 FIELDS = (
@@ -40,7 +41,7 @@ def test_one_setting(bench: Callable[..., Outcome]) -> None:
     assert content["efficiency"] == pytest.approx(content["own_speedup"] / content["bound"])
     assert content["roofline"]["matmul_gflops"] > 1
     assert content["roofline"]["copy_gb_per_second"] > 0.1
-    for word in ("speed-up", "bound", "peak memory", "95 % interval"):
+    for word in (formats.SPEEDUP, "bound", "peak memory", formats.INTERVAL):
         assert word in outcome.out
     assert not outcome.records()
 
@@ -59,7 +60,7 @@ def test_several_settings_in_one_table(bench: Callable[..., Outcome]) -> None:
     outcome = bench("-m", "experiment=original,optimized", "bench.seq_len=11")
     assert outcome.code == 0, outcome.err
     assert len(list(outcome.folder.rglob("bench.json"))) == 2
-    assert outcome.out.count("speed-up") == 1
+    assert outcome.out.count(formats.SPEEDUP) == 1
     assert "original" in outcome.out
     assert "optimized" in outcome.out
 
