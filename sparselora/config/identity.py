@@ -7,10 +7,12 @@ LoRA run, be repeats of one setting. The table says for each setting in which se
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from enum import Flag, auto
 from types import MappingProxyType
 from typing import Any
 
+from sparselora.config.ranges import walk
 from sparselora.config.schema import RunConfig
 
 
@@ -71,14 +73,45 @@ _ROWS: tuple[tuple[Decides, str, tuple[str, ...]], ...] = (
     (Decides.OUTCOME, "", ("seeds",)),
     (Decides.NOTHING, "", ("tags",)),
 )
-TABLE: Mapping[str, Decides] = MappingProxyType(
-    {
+
+
+def table_of(run: RunConfig) -> dict[str, Decides]:
+    """Return what each field of the settings decides, by dotted key.
+
+    A field that no row names came later: it counts wherever a setting of its group does, so that two
+    runs are told apart rather than taken for one, and at its default it is no part of a hash.
+
+    Args:
+        run: settings, of which the names of the fields count alone.
+    """
+    table = {
         f"{group}.{name}" if group else name: decides
         for decides, group, names in _ROWS
         for name in names
     }
-)
+    groups = _groups(table)
+    for key, value, _ in walk(run):
+        if key not in table and not is_dataclass(value):
+            decides = groups.get(key.partition(".")[0], _GONE) if "." in key else _GONE
+            table[key] = decides | Decides.LATER if decides else decides
+    return table
+
+
+def _groups(table: Mapping[str, Decides]) -> dict[str, Decides]:
+    # A key of an older record that no field has now counts as the others of its group do.
+    groups: dict[str, Decides] = {}
+    for key, decides in table.items():
+        group, _, name = key.partition(".")
+        if name:
+            groups[group] = groups.get(group, Decides.NOTHING) | decides
+    return groups
+
+
+_GONE = Decides.OUTCOME | Decides.SETTING
+"""What a key in no group decides where no row names it: an older record's, or a later field's."""
+TABLE: Mapping[str, Decides] = MappingProxyType(table_of(RunConfig()))
 """Dotted key of each field of the schema → what it decides."""
+_GROUPS = _groups(TABLE)
 _LATER_THAN_REFERENCES = ("model.quantization",)
 
 
@@ -178,18 +211,3 @@ def _without_later_defaults(part: dict[str, Any], more: tuple[str, ...] = ()) ->
             if section[name] == default[name]:
                 del section[name]
     return part
-
-
-def _groups() -> dict[str, Decides]:
-    # A key of an older record that no field has now counts as the others of its group do.
-    groups: dict[str, Decides] = {}
-    for key, decides in TABLE.items():
-        group, _, name = key.partition(".")
-        if name:
-            groups[group] = groups.get(group, Decides.NOTHING) | decides
-    return groups
-
-
-_GROUPS = _groups()
-_GONE = Decides.OUTCOME | Decides.SETTING
-"""A key of an older record, in no group, that no field has now."""

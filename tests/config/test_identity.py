@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from sparselora.config import identity
 from sparselora.config.defaults import filled
+from sparselora.config.groups import BenchConfig, TrainConfig
 from sparselora.config.identity import (
     TABLE,
     Decides,
@@ -55,6 +56,17 @@ def _fields(schema: Any, prefix: str = "") -> list[str]:
 
 def test_every_setting_is_in_the_table_and_nothing_else() -> None:
     assert sorted(TABLE) == sorted(_fields(RunConfig()))
+
+
+def test_a_field_that_no_row_names_counts_and_changes_no_hash_at_its_default() -> None:
+    train = make_dataclass("Train", [("streams", int, 2)], bases=(TrainConfig,))
+    bench = make_dataclass("Bench", [("rounds", int, 2)], bases=(BenchConfig,))
+    table = identity.table_of(RunConfig(train=train(), bench=bench()))
+    assert table["train.streams"] == identity._GROUPS["train"] | Decides.LATER
+    assert Decides.OUTCOME | Decides.PARTNER | Decides.SETTING in table["train.streams"]
+    assert table["bench.rounds"] == Decides.NOTHING
+    root = make_dataclass("Root", [("depth", int, 0)], bases=(RunConfig,))
+    assert identity.table_of(root())["depth"] == (Decides.OUTCOME | Decides.SETTING | Decides.LATER)
 
 
 @pytest.mark.parametrize("overrides", HASHES)
