@@ -68,10 +68,6 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
     from sparselora.sparse.backbone.lookup import get_architecture, get_model_shape
 
     choose_device(run.train.device)
-    if run.train.resume is not None:
-        from sparselora.training.checkpoint import load_checkpoint
-
-        load_checkpoint(Path(run.train.resume), run)
     config = load_model_config(run.model)
     check_full_weights(run.model, config)
     if run.task.name == "causal_lm" and not get_architecture(config).head_on_every_token:
@@ -92,4 +88,9 @@ def check_shape(run: RunConfig, keys: frozenset[str]) -> list[float]:
             )
     sparsities = check_model(run, get_model_shape(config), keys)
     load_tokenizer(run.model)
+    if run.train.resume is not None:
+        from sparselora.training.checkpoint import load_checkpoint
+
+        # After `data.max_length` has come down, as it had in the run that is resumed.
+        load_checkpoint(Path(run.train.resume), run)
     return sparsities

@@ -39,6 +39,22 @@ def without_steps(overrides: Sequence[str], setting: Sequence[str]) -> list[str]
     return [item for item in overrides if not (epochs and item.startswith("train.max_steps"))]
 
 
+def test_a_model_of_fewer_positions_than_the_preset_is_resumed(
+    invoke: Callable[..., Outcome], tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own length, which had come down to the model's, was compared with the preset's."""
+    short = ["model.random_init=true", "model.init_config={model_type: bert, max_position_embeddings: 48}"]
+    common = [*tiny_overrides, *short, "train.checkpoint_every=3"]
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5)
+        assert invoke(*common, "hydra.run.dir=stopped").code == 130
+    resumed = invoke(*common, "train.resume=stopped", "hydra.run.dir=resumed")
+    assert resumed.code == 0, resumed.err
+    record = json.loads((resumed.folder / "resumed" / "record.json").read_text())
+    assert record["config"]["data"]["max_length"] == 48
+    assert record["resumed_from"]["step"] == 3
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting[0])
 def test_resumed_ends_like_one_never_stopped(
     invoke: Callable[..., Outcome],

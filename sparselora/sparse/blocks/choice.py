@@ -111,7 +111,8 @@ class ChannelChoice(Generic[Channels]):
         if not call.trains:
             return chosen
         # What a batch without context chose serves no other batch; ranks that had some chose with it.
-        nothing = not distributed and call.split is not None and not call.split.context
+        # Padding is context too, but nothing is chosen by it.
+        nothing = not distributed and call.split is not None and not call.split.scored_count
         every = 1 if nothing else self.config.estimator_every
         self.expires = 0 if call.number is None else call.number + every
         self.chosen, self.gathered = chosen, {}

@@ -207,16 +207,23 @@ def test_a_batch_without_context_chooses_with_the_other_ranks() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:tokens=context")
+@pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("part", ["sparse_blocks", "sparse_attention"])
-def test_what_a_batch_without_context_chose_serves_no_other(part: str) -> None:
-    """Attention kept it for `estimator_every` calls, where the FFN did not."""
+def test_what_a_batch_without_context_chose_serves_no_other(part: str, padding: int) -> None:
+    """Attention kept it for `estimator_every` calls, where the FFN did not; both did beside padding."""
     model = tiny_decoder("llama")
     handle = sparsify(
         model,
         plain(svd_rank=3, ffn_sparsity=0.6, qk_sparsity=0.5, tokens="context", estimator_every=4),
     )
     batch = completions()
-    alone = {"labels": batch["input_ids"], "attention_mask": torch.ones_like(batch["input_ids"])}
+    alone = {
+        "labels": batch["input_ids"].clone(),
+        "attention_mask": torch.ones_like(batch["input_ids"]),
+    }
+    if padding:
+        alone["labels"][0, -padding:] = IGNORED
+        alone["attention_mask"][0, -padding:] = 0
     chosen = []
     for each in (batch | alone, batch, batch | alone):
         model(**each)
