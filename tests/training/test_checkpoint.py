@@ -43,7 +43,10 @@ def test_a_model_of_fewer_positions_than_the_preset_is_resumed(
     invoke: Callable[..., Outcome], tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own length, which had come down to the model's, was compared with the preset's."""
-    short = ["model.random_init=true", "model.init_config={model_type: bert, max_position_embeddings: 48}"]
+    short = [
+        "model.random_init=true",
+        "model.init_config={model_type: bert, max_position_embeddings: 48}",
+    ]
     common = [*tiny_overrides, *short, "train.checkpoint_every=3"]
     with monkeypatch.context() as patched:
         stop_after(patched, 5)
