@@ -20,7 +20,7 @@ _PUBLIC = {
     "UserError": "sparselora.errors",
     "calibrate": "sparselora.sparse.channels.calibration",
     "build_ffn_estimators": "sparselora.sparse.channels.ffn_estimators",
-    "fine_tune": "sparselora.cli.fine_tune",
+    "fine_tune": "sparselora.cli.call",
     "get_layer_sparsity_ratio": "sparselora.sparse.schedule",
     "load_records": "sparselora.report.loading.load",
     "load_study": "sparselora.report.loading.study",

@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sparselora.cli.command import EXECUTION_WHITELIST, execute
-from sparselora.cli.job import config_flags, from_where_the_user_stands
 from sparselora.cli.progress import Progress
+from sparselora.cli.task import config_flags, from_where_the_user_stands
 from sparselora.config.checks import parse_config
 from sparselora.config.choices import check_choices
 from sparselora.paths import CONF

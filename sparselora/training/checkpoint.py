@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from sparselora.config.defaults import filled
 from sparselora.config.identity import outcome_settings
+from sparselora.config.older_records import filled
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.records.files import write_atomically

@@ -10,7 +10,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sparselora.config import identity
-from sparselora.config.defaults import filled
 from sparselora.config.groups import BenchConfig, TrainConfig
 from sparselora.config.identity import (
     TABLE,
@@ -22,6 +21,7 @@ from sparselora.config.identity import (
     setting_key,
     shapes_sparsity,
 )
+from sparselora.config.older_records import filled
 from sparselora.config.schema import RunConfig, register_schema
 from sparselora.paths import CONF
 from sparselora.runs.checks import parse_job

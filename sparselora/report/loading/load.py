@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from sparselora.config.defaults import filled
 from sparselora.config.identity import pairing_key, setting_key
+from sparselora.config.older_records import filled
 from sparselora.errors import UserError
 from sparselora.records.record import COMPLETED, FAILED, INTERRUPTED, RECORD_NAME, RUNNING
 from sparselora.report.loading.parse import parse_record

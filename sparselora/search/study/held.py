@@ -5,8 +5,8 @@ from typing import Any
 
 from optuna.distributions import check_distribution_compatibility
 
-from sparselora.config.defaults import filled
 from sparselora.config.identity import TABLE, Decides, flattened, outcome_settings
+from sparselora.config.older_records import filled
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.search.space.space import Space

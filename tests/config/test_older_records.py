@@ -1,4 +1,4 @@
-from sparselora.config.defaults import filled
+from sparselora.config.older_records import filled
 from sparselora.config.schema import RunConfig
 
 
