@@ -1,5 +1,6 @@
 """The count against torch's own counter, on real models."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparselora import sparsify
 from sparselora.measuring.dimensions import attention_kept_of, kept_of, model_dimensions
 from sparselora.measuring.flops import (
+    StepFlops,
     step_flops,
     svd_estimate_flops,
 )
 from sparselora.measuring.sizes import ModelDimensions
 from sparselora.model.causal_lm import completion_loss
+from sparselora.records.costs import FlopTerms
+from sparselora.records.typed import declared
 from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.schedule import kept_channels
 from sparselora.training.stepper import head_positions, tokens_kept_dense
@@ -227,3 +231,8 @@ def test_a_decoder_with_sparse_attention_within_one_percent(
     assert tokens_kept_dense(batch, settings) == (27 if tokens == "context" else 0)
     assert head_positions(batch) == 24
     assert ours.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_record_has_a_place_for_each_term() -> None:
+    terms = {field.name for field in fields(StepFlops)}
+    assert {item.name for item in declared(FlopTerms)} == terms | {"total"}
