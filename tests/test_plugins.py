@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent / "package"
+PACKAGE = Path(__file__).parent / "example_package"
 TINY = (
     "model=ernie_tiny",
     "data=parity",
