@@ -48,7 +48,7 @@ def load_plugins() -> tuple[str, ...]:
     for entry in entry_points(group=GROUP):
         try:
             entry.load()
-        except Exception as error:  # whatever a stranger's module raises
+        except (Exception, SystemExit) as error:  # whatever a stranger's module raises
             package = entry.dist.name if entry.dist is not None else "a package"
             raise UserError(
                 f"plugin {entry.name} of {package} ({entry.value}): {in_one_line(error)}; mend it, or "

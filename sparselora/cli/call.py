@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,20 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sparselora.cli.command_line import check_options, parse_overrides
+from sparselora.cli.command_line import check_options, check_sweep, parse_overrides
 from sparselora.cli.config_folders import config_folders
-from sparselora.cli.hydra_setup import install, run_id
+from sparselora.cli.hydra_setup import SweepsSearchPath, install, run_id
 from sparselora.cli.messages import USER_MISTAKES, explain
 from sparselora.cli.preflight import check_unused, compose_config, make_output_folder
 from sparselora.cli.progress import Progress
+from sparselora.cli.task import check_alone
 from sparselora.config.schema import RunConfig
 from sparselora.errors import UserError
 from sparselora.plugins import load_plugins
 from sparselora.runs.checks import check_shape, load_run_data, parse_job, user_keys
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Hydra composes by the state of a whole process, so threads take turns."""
 SCHEMA_FILE = "schema.yaml"
 """The name under which Hydra's store keeps what `register_schema` registers."""
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def fine_tune(
-    overrides: Sequence[str] = (),
+    overrides: Iterable[str] = (),
     folder: str | Path | None = None,
     config_folder: str | Path | None = None,
 ) -> "RunRecord":
@@ -55,10 +59,17 @@ def fine_tune(
         UserError: a setting is wrong; the message is the command's.
         TrainingError: training cannot go on. The record on disk says what was reached.
     """
+    overrides = _as_list(overrides)
+    check_alone()
     load_plugins()
     # PEFT loads it where it is installed, and it warns of a kernel that only evaluation would use.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    place = Path(folder) if folder is not None else Path("outputs", "runs", run_id())
+    if folder is not None and not str(folder):
+        raise UserError("folder=: a folder is needed")
+    place = Path("outputs", "runs", run_id()) if folder is None else Path(folder)
+    place = place.absolute()  # a run is named by its folder and the one that this lies in
+    if config_folder is not None and not Path(config_folder).is_dir():
+        raise UserError(f"config_folder={config_folder}: no such folder")
     try:
         run, choices = _composed(overrides, config_folder)
         check_unused(overrides, ("bench.",))
@@ -74,21 +85,29 @@ def fine_tune(
 
     from sparselora.runs.job import Origin, run_job
 
-    origin = Origin(list(overrides), choices.get("experiment"), flags)
+    origin = Origin(overrides, choices.get("experiment"), flags)
     (record,) = run_job(run, sparsities, place, origin, watch=Progress)
     return record
 
 
+def _as_list(overrides: Any) -> list[str]:
+    if isinstance(overrides, str | bytes) or not isinstance(overrides, Iterable):
+        raise UserError(f"overrides={overrides!r}: a list such as ['seed=2'] is needed")
+    given = list(overrides)
+    for each in given:
+        if not isinstance(each, str):
+            raise UserError(f"overrides: {each!r}: a text such as 'seed=2' is needed")
+    return given
+
+
 def _composed(
-    overrides: Sequence[str], config_folder: str | Path | None
+    overrides: list[str], config_folder: str | Path | None
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Return the checked settings, and the option that was chosen of each group."""
-    if isinstance(overrides, str):
-        raise UserError(f"overrides={overrides}: a list of overrides is needed: [{overrides!r}]")
     extra = None if config_folder is None else str(config_folder)
-    with _own_schema(), config_folders(None, extra):
+    with _ONE_AT_A_TIME, _own_schema(), config_folders(None, extra):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        parsed = parse_overrides(list(overrides), parser)
+        parsed = parse_overrides(overrides, parser)
         for override in parsed:
             if override.key_or_group.startswith(("hydra.", "hydra/")):
                 raise UserError(
@@ -100,6 +119,7 @@ def _composed(
                     "a list: key=[a,b])"
                 )
         check_options(parsed)
+        check_sweep(parsed)
         config = compose_config("config", overrides)
         choices = dict(config.hydra.runtime.choices)
         return parse_job(config, overrides), choices
@@ -107,12 +127,14 @@ def _composed(
 
 @contextlib.contextmanager
 def _own_schema() -> Iterator[None]:
-    # A user's own Hydra application may have registered another under this name.
-    store = ConfigStore.instance()
+    # A user's own Hydra application may have registered another under this name, and looks for its
+    # options in its own folders.
+    store, active = ConfigStore.instance(), SweepsSearchPath.active
     theirs = store.repo.get(SCHEMA_FILE)
     try:
         install()
         yield
     finally:
+        SweepsSearchPath.active = active
         if theirs is not None:
             store.repo[SCHEMA_FILE] = theirs

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from sparselora.cli import hydra_setup, messages
 from sparselora.cli.command_line import parse_arguments
 from sparselora.cli.preflight import preflight
-from sparselora.errors import TrainingError, UserError
+from sparselora.cli.task import check_alone
+from sparselora.errors import TrainingError
 from sparselora.plugins import load_plugins
 
 hydra_setup.install()
@@ -66,18 +67,6 @@ def execute(hydra_main: Callable[[], object], unused: tuple[str, ...] = ()) -> i
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
-
-
-def check_alone() -> None:
-    """Raise a `UserError` where a launcher started several processes of one command."""
-    # Torchrun and accelerate set the first, mpirun the second.
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 1:
-            raise UserError(
-                f"{name}={value}: each of {value} processes would train the same run; a command trains "
-                "in one process, so start it without torchrun, accelerate launch or mpirun"
-            )
 
 
 def steady_process() -> None:

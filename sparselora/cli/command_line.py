@@ -13,6 +13,7 @@ from sparselora import __version__
 from sparselora.config.keys import kind_of, suggestions
 from sparselora.errors import UserError, refuse_in_a_line
 from sparselora.paths import CONF
+from sparselora.plugins import CONFIG_FOLDERS
 from sparselora.search.compat import command_line_parser
 
 COMMANDS = ("run", "bench", "report")
@@ -104,7 +105,10 @@ def check_options(parsed: Sequence[Override]) -> None:
         key, line = str(each.key_or_group), str(each.input_line)
         if not key:
             raise UserError(f"{line}: KEY=VALUE is allowed")
-        options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+        folders = (CONF, *CONFIG_FOLDERS)
+        options = sorted(
+            {path.stem for folder in folders for path in (folder / key).glob("*.yaml")}
+        )
         if "/" in key or not options or each.is_delete() or each.is_sweep_override():
             continue
         if not isinstance(each.value(), str | QuotedString):

@@ -21,9 +21,12 @@ from sparselora.search.sweeper import SearchSweeper
 class SweepsSearchPath(SearchPathPlugin):
     """Let Hydra find `sweeps/`, and the config folders of plugins, from any working directory."""
 
+    active = False
+    """Whether it does: another Hydra application of the process looks in its own folders alone."""
+
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folders behind those of the command."""
-        for folder in (SWEEPS, *CONFIG_FOLDERS):
+        for folder in (SWEEPS, *CONFIG_FOLDERS) if self.active else ():
             search_path.append("sparselora", f"file://{folder}")
 
 
@@ -34,6 +37,7 @@ def run_id() -> str:
 
 def install() -> None:
     """Register with Hydra and OmegaConf what they must know before they compose."""
+    SweepsSearchPath.active = True
     register_schema()
     register_search()
     for plugin in (SweepsSearchPath, SearchSweeper):

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -178,6 +179,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         return compose(name, list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException):
         raise
+    except yaml.YAMLError as error:
+        raise UserError(f"a config file is no YAML: {' '.join(str(error).split())}") from error
     except (ValueError, TypeError, OSError) as error:  # Hydra's own checks, some of them
         raise UserError(str(error).strip().splitlines()[0]) from error
 

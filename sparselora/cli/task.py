@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sparselora.errors import UserError
 from sparselora.paths import CONF
 from sparselora.plugins import load_plugins
 
@@ -55,3 +56,15 @@ def config_flags(job: Any) -> list[str]:
     if searched:
         flags.append(f"hydra.searchpath=[{','.join(searched)}]")
     return flags
+
+
+def check_alone() -> None:
+    """Raise a `UserError` where a launcher started several processes of one command."""
+    # Torchrun and accelerate set the first, mpirun the second.
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 1:
+            raise UserError(
+                f"{name}={value}: each of {value} processes would train the same run; a command trains "
+                "in one process, so start it without torchrun, accelerate launch or mpirun"
+            )

@@ -77,7 +77,7 @@ def no_delimiters(run: "RunConfig") -> str | None:
 def not_of_the_hub(run: "RunConfig") -> str | None:
     """Return why names of the hub's splits and parts have no effect."""
     path = run.data.path
-    table = path.startswith("asset:") or path.lower().endswith(_TABLES)
+    table = path.startswith(("asset:", "dataset:")) or path.lower().endswith(_TABLES)
     return "data.path is not a data set of the hub" if table else None
 
 

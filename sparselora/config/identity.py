@@ -207,7 +207,8 @@ def _without_later_defaults(part: dict[str, Any], more: tuple[str, ...] = ()) ->
     for key, decides in TABLE.items():
         if Decides.LATER in decides or key in more:
             group, _, name = key.rpartition(".")
-            section, default = (part[group], defaults[group]) if group else (part, defaults)
-            if section[name] == default[name]:
+            section = part.get(group, {}) if group else part
+            default = defaults[group] if group else defaults
+            if name in section and section[name] == default[name]:
                 del section[name]
     return part

@@ -8,6 +8,7 @@ from typing import Any
 
 from sparselora.config.schema import RunConfig
 from sparselora.paths import CONF
+from sparselora.plugins import CONFIG_FOLDERS
 
 MOST = 3
 """Suggestions of one message."""
@@ -122,9 +123,8 @@ def suggestions(key: str) -> list[str]:
 
 def _options(name: str) -> list[str]:
     # `optimized=true` for `experiment=optimized`.
-    return [
-        f"{path.parent.name}={name}" for path in sorted(CONF.glob("*/*.yaml")) if path.stem == name
-    ]
+    files = [path for folder in (CONF, *CONFIG_FOLDERS) for path in sorted(folder.glob("*/*.yaml"))]
+    return list(dict.fromkeys(f"{path.parent.name}={name}" for path in files if path.stem == name))
 
 
 def _misspelled(key: str, known: Sequence[str], cutoff: float) -> list[str]:

@@ -113,7 +113,7 @@ def _read_registered(config: "DataConfig") -> dict[str, pd.DataFrame]:
         found = _REGISTERED[config.path.removeprefix(PREFIX)][1](config)
     except UserError:
         raise
-    except Exception as error:  # whatever a stranger's function raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's function raises
         raise UserError(f"{where}: cannot be read ({in_one_line(error)})") from error
     if not isinstance(found, Mapping):
         raise UserError(

@@ -13,7 +13,7 @@ from typing import IO, Any
 import pandas as pd
 
 from sparselora.errors import UserError
-from sparselora.records.files import finite, write_atomically, write_json
+from sparselora.records.files import write_atomically, write_json
 from sparselora.records.sections import RunContent
 from sparselora.records.typed import read
 
@@ -61,7 +61,7 @@ class RunRecord:
 
     def add_step(self, row: Any) -> None:
         """Append a dataclass as a line of `metrics.csv`; on disk when this returns."""
-        values = finite(dataclasses.asdict(row))
+        values = dataclasses.asdict(row)  # inf and nan are figures of a step, too
         if self._metrics is None:
             self._metrics = (self.folder / METRICS_NAME).open("w", newline="")
             self._writer = csv.DictWriter(self._metrics, list(values))

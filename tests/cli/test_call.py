@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 import sparselora
 from sparselora import UserError
+from sparselora.cli.call import _composed
+from sparselora.cli.hydra_setup import SweepsSearchPath
 from tests.conftest import Outcome
 
 
@@ -50,7 +53,10 @@ def test_a_call_is_the_run_of_the_command(
         (["ffn_sparsity=abc"], "ffn_sparsity=abc: a number is allowed"),
         (["experiment=dense", "ffn_sparsity=0.5"], "ffn_sparsity"),
         (["train.resume=nowhere"], "nowhere"),
-        ("seed=1", "a list of overrides is needed"),
+        ("seed=1", r"overrides='seed=1': a list such as"),
+        (None, "overrides=None: a list such as"),
+        ([1], "overrides: 1: a text such as"),
+        (["+sweep=headline"], "takes -m"),
     ],
 )
 def test_a_mistake_is_the_commands_line_and_trains_nothing(
@@ -59,6 +65,54 @@ def test_a_mistake_is_the_commands_line_and_trains_nothing(
     with pytest.raises(UserError, match=message):
         sparselora.fine_tune(overrides, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_overrides_may_be_any_iterable(tiny_overrides: list[str], tmp_path: Path) -> None:
+    """A generator was read once, by the first of several checks, and the defaults were trained."""
+    overrides = [*tiny_overrides, "train.max_steps=2", "measure.eval_every=null"]
+    overrides.remove("train.max_steps=10")
+    overrides.remove("measure.eval_every=5")
+    record = sparselora.fine_tune((each for each in overrides), tmp_path / "run")
+    assert record.content.overrides == overrides
+    assert record.content.config["train"]["max_steps"] == 2
+
+
+def test_a_relative_folder_is_named_by_where_it_lies(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    record = sparselora.fine_tune([*tiny_overrides, "train.keep_checkpoints=none"], "a")
+    assert record.content.run_id == "mine/a"
+    assert record.folder == tmp_path / "mine" / "a"
+    with pytest.raises(UserError, match="folder=: a folder is needed"):
+        sparselora.fine_tune(tiny_overrides, "")
+
+
+def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="each of 2 processes would train the same run"):
+        sparselora.fine_tune(["nope=1"])
+
+
+def test_threads_take_turns_and_leave_hydra_as_it_was() -> None:
+    def compose_one(index: int) -> int:
+        for _ in range(3):
+            run, _choices = _composed([f"seed={index}"], None)
+            assert run.seed == index
+        return index
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(compose_one, range(1, 5))) == [1, 2, 3, 4]
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_file_of_options_that_is_no_yaml_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "estimator").mkdir()
+    (tmp_path / "estimator" / "bad.yaml").write_text("foo: [")
+    with pytest.raises(UserError, match=r"a config file is no YAML: .*bad\.yaml") as raised:
+        sparselora.fine_tune(["estimator=bad"], config_folder=tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -84,7 +138,8 @@ def test_options_of_ones_own(tiny_overrides: list[str], tmp_path: Path) -> None:
     assert flags == ["--config-dir", str((tmp_path / "conf").resolve())]
 
 
-def test_inside_another_hydra_application(tiny_overrides: list[str], tmp_path: Path) -> None:
+def test_inside_another_hydra_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SweepsSearchPath, "active", False)  # no command runs in their process
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "main.yaml").write_text("defaults: [schema, _self_]\n")
     store = ConfigStore.instance()
@@ -96,6 +151,11 @@ def test_inside_another_hydra_application(tiny_overrides: list[str], tmp_path: P
             with pytest.raises(UserError):
                 sparselora.fine_tune(["nope=1"])
             assert compose("main") == {"theirs": 1}
+            # Our group of that name is none of theirs.
+            assert compose("main", overrides=["+sweep=headline"]) == {
+                "theirs": 1,
+                "sweep": "headline",
+            }
     finally:
         if before is not None:
             store.repo["schema.yaml"] = before

@@ -69,6 +69,30 @@ def test_a_field_that_no_row_names_counts_and_changes_no_hash_at_its_default() -
     assert identity.table_of(root())["depth"] == (Decides.OUTCOME | Decides.SETTING | Decides.LATER)
 
 
+@pytest.mark.parametrize("group", ["task", "data", "schedule", "estimator", "train", "measure", ""])
+def test_keys_of_runs_stay_where_a_field_came_later(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A field of a group that is no part of a reference made every timing fail."""
+    run, key = _run(), f"{group}.streams" if group else "streams"
+    before = content_hash(run), reference_key(run, "cpu", 1)
+    plain = RunConfig.to_dict
+
+    def with_streams(self: RunConfig) -> dict[str, Any]:
+        content = plain(self)
+        (content[group] if group else content)["streams"] = 3 if self is other else 2
+        return content
+
+    other = _run()
+    decides = identity._GROUPS.get(group, identity._GONE) | Decides.LATER
+    monkeypatch.setattr(identity, "TABLE", {**TABLE, key: decides})
+    monkeypatch.setattr(RunConfig, "to_dict", with_streams)
+    assert (content_hash(run), reference_key(run, "cpu", 1)) == before
+    assert content_hash(other) != before[0]
+    counts = Decides.REFERENCE in decides and group != "train"
+    assert (reference_key(other, "cpu", 1) != before[1]) == (counts or group == "train")
+
+
 @pytest.mark.parametrize("overrides", HASHES)
 def test_settings_of_recorded_runs_keep_their_hash(overrides: tuple[str, ...]) -> None:
     assert content_hash(_run(*overrides)) == HASHES[overrides]

@@ -46,11 +46,11 @@ def test_predictions_grow_by_evaluation(tmp_path: Path) -> None:
     np.testing.assert_allclose(stored["logits"][1], [0.1, 0.9], rtol=1e-6)
 
 
-def test_a_step_that_is_not_finite_leaves_an_empty_cell(tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_says_so(tmp_path: Path) -> None:
     record = RunRecord(tmp_path / "one", RunContent())
     record.add_step(Row(1, float("inf")))
     lines = (tmp_path / "one" / "metrics.csv").read_text().splitlines()
-    assert lines == ["step,loss", "1,"]
+    assert lines == ["step,loss", "1,inf"]
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

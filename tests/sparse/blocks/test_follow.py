@@ -38,7 +38,7 @@ def test_attention_goes_on_likewise() -> None:
     with torch.no_grad():
         attention.query.base_layer.weight.mul_(2)
     model(**tiny_batch())
-    assert sparse.attention.maps["query"].module is attention.query
+    assert sparse.attention.projections["query"].module is attention.query
     chosen = sparse.chosen
     assert chosen is not None
     expected = attention.query.base_layer.weight[chosen.query]
