@@ -44,9 +44,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
         "Metadata-Version: 2.1\nName: sparselora-example\nVersion: 1.0\n"
     )
     (info / "entry_points.txt").write_text("[sparselora]\nexample = sparselora_example\n")
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    }
+    return clean() | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
 
 
 def python(
@@ -99,12 +97,30 @@ def test_the_library_finds_what_a_package_brings(installed: dict[str, str], tmp_
     assert done.stdout.strip() == "[20, 20] 0.5"
 
 
+ACCELERATED = (
+    LIBRARY.split("sparsity =")[0]
+    + """
+sparselora.accelerate(model)
+print("FFNInput" in str([type(module).__mro__ for module in model.modules()]))
+"""
+)
+
+
+def test_a_model_of_the_packages_architecture_is_accelerated(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    """The table was read before the package was looked for, where nothing else had asked for it."""
+    done = python(tmp_path, installed, "-c", ACCELERATED)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "True"
+
+
 def test_without_the_package_each_is_unknown(tmp_path: Path) -> None:
     for override in ("model=ernie_tiny", "data=parity", "estimator=row_norms"):
         done = python(tmp_path, clean(), "-m", "sparselora.run", override)
         assert done.returncode == 2
         (line,) = done.stderr.strip().splitlines()
-        assert line.startswith(f"error: {override}: unknown; one of "), line
+        assert line.startswith(f"error: {override}: unknown; must be one of "), line
 
 
 def test_a_grid_over_what_a_package_brings(installed: dict[str, str], tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def check_options(parsed: Sequence[Override]) -> None:
             continue
         if not isinstance(each.value(), str | QuotedString):
             none = "; or leave it out" if key == "experiment" else ""
-            raise UserError(f"{line}: one of {', '.join(options)} is allowed{none}")
+            raise UserError(f"{line}: must be one of {', '.join(options)}{none}")
 
 
 def _as_one(override: Override) -> str:

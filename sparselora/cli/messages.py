@@ -24,7 +24,7 @@ def _reason(text: str) -> str:
     """Say in a few words why OmegaConf does not take a value."""
     options = re.search(r"expected one of \[(.*)\]", text)
     if options:
-        return f"one of {options[1]} is allowed"
+        return f"must be one of {options[1]}"
     kind = re.search(r"could not be converted to (\w+)|is not a valid (bool)", text)
     if kind:
         word = kind[1] or kind[2]
@@ -51,7 +51,7 @@ def explain(error: BaseException) -> str:
     option = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if option:
         allowed = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        choice = f"one of {', '.join(allowed)} is allowed" if allowed else "no such file"
+        choice = f"must be one of {', '.join(allowed)}" if allowed else "no such file"
         return f"{option[1]}={option[2]}: unknown; {choice}"
     if text.startswith("Cannot find primary config"):
         return text.splitlines()[0]

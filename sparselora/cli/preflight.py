@@ -166,7 +166,7 @@ def _check_sampler_is_there(
         space = Space.parse(sweeper.params or {}, tasks)
         check = _search_check(name, [item for item in rest if _hydra(item)])
         allowed = ", ".join(samplers_taken(sweeper, space, check))
-        raise UserError(f"{asked[-1]}: unknown; one of {allowed} is allowed") from error
+        raise UserError(f"{asked[-1]}: unknown; must be one of {allowed}") from error
 
 
 def _tasks(overrides: Sequence[str]) -> list[str]:

@@ -104,7 +104,7 @@ def check_path(config: "DataConfig") -> None:
     except OSError as error:
         raise UserError(f"data.path={config.path[:80]}…: {error.strerror or error}") from error
     if is_file and not looks_like_a_file:
-        raise UserError(f"data.path={config.path}: one of .{', .'.join(endings())} is allowed")
+        raise UserError(f"data.path={config.path}: must end in one of .{', .'.join(endings())}")
 
 
 def _read_registered(config: "DataConfig") -> dict[str, pd.DataFrame]:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from sparselora.plugins import load_plugins
 from sparselora.sparse.acceleration import attention
 from sparselora.sparse.acceleration.dropout import fast_dropout
 from sparselora.sparse.acceleration.gated_ffn import fast_ffn
@@ -20,6 +21,7 @@ from sparselora.sparse.acceleration.last_layer import LastLayer
 from sparselora.sparse.acceleration.lora import fast_lora
 from sparselora.sparse.acceleration.rms_norm import fast_norm
 from sparselora.sparse.acceleration.rotary import fast_rotary
+from sparselora.sparse.backbone.architectures import ARCHITECTURES
 from sparselora.sparse.backbone.lookup import get_backbone
 from sparselora.sparse.backbone.quantized import give_back, keep_trainable
 from sparselora.sparse.compat import ATTENTION, OWN_LOSS
@@ -34,7 +36,9 @@ class Acceleration:
     """Hold what makes a model's step faster; `remove()` makes every module what it was."""
 
     def __init__(self, model: nn.Module) -> None:
-        get_backbone(model)  # raises before anything is touched
+        backbone: Any = get_backbone(model)  # raises before anything is touched
+        if getattr(backbone.config, "model_type", None) not in ARCHITECTURES:
+            load_plugins()
         self._model = model
         self._owner = new_owner()
         self._modules: list[nn.Module] = []

@@ -121,7 +121,7 @@ def register_estimator(
         full_projection=full_projection,
     )
     there = _REGISTERED.get(name)
-    if there is not None and _addresses(there) != _addresses(kind):
+    if there is not None and not _is_same(there, kind):
         raise UserError(
             f"register_estimator({name!r}): there is an estimator of this name already, built by "
             f"{_address(there.build)}"
@@ -142,15 +142,23 @@ def load_builder(builder: Builder | str) -> Builder:
         found: Builder = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"estimator: {builder} cannot be loaded ({error})") from error
+    if not callable(found):
+        raise UserError(f"estimator: {builder} is a {type(found).__name__}; a function is needed")
     return found
 
 
-def _addresses(kind: EstimatorKind) -> tuple[str, str | None]:
-    attention = kind.build_attention
-    return _address(kind.build), None if attention is None else _address(attention)
+def _is_same(there: EstimatorKind, kind: EstimatorKind) -> bool:
+    """Return whether a kind is the one that is there, as where a module is loaded again, or mended."""
+    builders = ((there.build, kind.build), (there.build_attention, kind.build_attention))
+    return all(
+        one is other
+        # A lambda, or a function made by another, has no address of its own.
+        or (_address(one) == _address(other) and "<" not in _address(one))
+        for one, other in builders
+    )
 
 
-def _address(builder: Builder | str) -> str:
+def _address(builder: Builder | str | None) -> str:
     if isinstance(builder, str):
         return builder
     module = getattr(builder, "__module__", None)

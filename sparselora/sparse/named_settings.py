@@ -65,7 +65,7 @@ def settings(
     """
     if experiment is not None and experiment not in names():
         raise UserError(
-            f"SparsityConfig.named({experiment!r}): one of {', '.join(names())} is allowed"
+            f"SparsityConfig.named({experiment!r}): must be one of {', '.join(names())}"
         )
     chosen = tuple((group, given.get(field)) for group, field in _CHOOSE.items())
     folders = (CONF, *CONFIG_FOLDERS)

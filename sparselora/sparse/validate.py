@@ -24,7 +24,7 @@ def check_at_least(key: str, value: float | None, least: float) -> None:
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise a `UserError` that names `key` unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise UserError(f"{key}={value}: one of {', '.join(allowed)} is allowed")
+        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
 
 
 def check_share(key: str, value: float) -> None:

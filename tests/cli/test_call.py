@@ -49,7 +49,7 @@ def test_a_call_is_the_run_of_the_command(
         (["hydra.run.dir=x"], "hydra.run.dir=x: without effect in a call"),
         (["hydra/sweeper=search"], "hydra/sweeper=search: without effect in a call"),
         (["bench.batch_size=4"], "bench.batch_size: without effect"),
-        (["model=nope"], "model=nope: unknown; one of"),
+        (["model=nope"], "model=nope: unknown; must be one of"),
         (["ffn_sparsity=abc"], "ffn_sparsity=abc: a number is allowed"),
         (["experiment=dense", "ffn_sparsity=0.5"], "ffn_sparsity"),
         (["train.resume=nowhere"], "nowhere"),

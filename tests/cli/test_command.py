@@ -39,9 +39,7 @@ def test_the_version_is_ours(
 ) -> None:
     module = "sparselora" if name is None else f"sparselora.{name}"
     monkeypatch.setattr(sys, "argv", [module, "--version"])
-    monkeypatch.delitem(
-        sys.modules, module + ("" if name == "report" else ".__main__"), raising=False
-    )
+    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module(module, run_name="__main__", alter_sys=False)
     assert not stopped.value.code

@@ -21,7 +21,7 @@ def test_a_key_that_there_is_not_gets_a_suggestion() -> None:
 
 def test_an_option_that_there_is_not_lists_those_that_are() -> None:
     error = HydraException("Could not find 'model/foo'\n\nAvailable options:\n\tminilm\n\tmpnet")
-    assert explain(error) == "model=foo: unknown; one of minilm, mpnet is allowed"
+    assert explain(error) == "model=foo: unknown; must be one of minilm, mpnet"
 
 
 def test_a_value_of_another_kind_says_which_is_allowed() -> None:

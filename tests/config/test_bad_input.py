@@ -36,7 +36,7 @@ def assert_refused(outcome: Outcome, *words: str) -> None:
         (["layer_sparsity={layer.9: 0.4}"], ["layer.9", "layer.0 to layer.5"]),
         (["layer_sparsity={layer.1: 1.4}"], ["layer_sparsity.layer.1=1.4", "allowed"]),
         (["layer_sparsity={layer.1: 0.4, layer: 0.5}"], ["layer.1", "both name"]),
-        (["model.quantization=int8"], ["model.quantization=int8: one of none, nf4 is allowed"]),
+        (["model.quantization=int8"], ["model.quantization=int8: must be one of none, nf4"]),
         (["svd_rnk=4"], ["svd_rnk: unknown key", "did you mean svd_rank?", "ffn_sparsity"]),
         (["train.lr=0.1"], ["train.lr: unknown key", "learning_rate"]),
         (["+foo=1"], ["foo: unknown key"]),

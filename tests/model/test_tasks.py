@@ -62,7 +62,7 @@ def test_a_decoder_learns_to_complete(
             ["data.label_column=kind"],
             "data.label_column=kind: without effect, since task=causal_lm",
         ),
-        (["tokens=outputs"], "tokens=outputs: one of all, context is allowed"),
+        (["tokens=outputs"], "tokens=outputs: must be one of all, context"),
         (["sink_tokens=-1", "tokens=context"], "sink_tokens=-1"),
         (
             ["data.completion_template=null"],

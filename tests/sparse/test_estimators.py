@@ -173,7 +173,7 @@ def test_the_command_takes_it_and_judges_what_has_an_effect() -> None:
         with pytest.raises(WithoutEffectError, match="estimator=fixed_one looks at no token"):
             parse_config(fixed, ["estimator.tokens"])
         with pytest.raises(
-            UserError, match=r"estimator\.name=other: one of svd, .*, mine, fixed_one"
+            UserError, match=r"estimator\.name=other: must be one of svd, .*, mine, fixed_one"
         ):
             parse_config(hydra.compose("config", ["estimator.name=other"]), ())
         with pytest.raises(UserError, match="estimator=mine: scores no channels of attention"):

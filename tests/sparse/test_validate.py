@@ -39,7 +39,7 @@ def test_a_least_number_is_finite_or_null(value: float | None, least: int) -> No
 
 def test_a_choice_names_what_there_is() -> None:
     check_choice("key", "b", ("a", "b"))
-    with pytest.raises(UserError, match=r"^key=c: one of a, b is allowed$"):
+    with pytest.raises(UserError, match=r"^key=c: must be one of a, b$"):
         check_choice("key", "c", ("a", "b"))
 
 

@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+from sparselora.errors import UserError
 from sparselora.sparse.acceleration.first_token import (
     HELD,
     AnnounceHead,
@@ -42,7 +43,11 @@ BY_TOKEN = frozenset(
 
 def _is_transformers_own(head: nn.Module, path: str) -> bool:
     """Return whether what picks the token, and what PEFT trains in its place, are of the head's file."""
-    picker: Any = head.get_submodule(path)
+    picker: Any = head if not path else module_at(head, path)
+    if picker is None:
+        raise UserError(
+            f"architecture: picks_first_token={path!r}: {type(head).__name__} has no module of that name"
+        )
     copies = getattr(picker, "modules_to_save", None)
     all_of_it = [picker] if copies is None else [picker.original_module, *copies.values()]
     file = type(head).__module__

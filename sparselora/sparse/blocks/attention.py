@@ -19,7 +19,7 @@ from sparselora.sparse.blocks.choice import ChannelChoice
 from sparselora.sparse.channels.attention_estimators import SCORED, build_norms
 from sparselora.sparse.channels.head_channels import AttentionChannels, HeadShape
 from sparselora.sparse.channels.moments import InputMoments
-from sparselora.sparse.channels.random_scores import restore_generator, saved_generator
+from sparselora.sparse.channels.random_scores import restore_generators, saved_generators
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.channels.tokens import split_apply
 from sparselora.sparse.config import SparsityConfig
@@ -120,17 +120,13 @@ class SparseAttention(CopiedWithModel):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next call depends on."""
-        drawn = getattr(self.norms, "drawn", {})
-        generators = {name: saved_generator(each) for name, each in drawn.items()}
-        return {**self.choice.state_dict(), "generators": generators}
+        return {**self.choice.state_dict(), **saved_generators(self.norms)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         device = self.attention.projections["query"].device
         self.choice.load_state_dict(state, AttentionChannels, device)
-        drawn: Any = getattr(self.norms, "drawn", {})
-        for name, saved in state["generators"].items():
-            restore_generator(drawn[name], saved, device)
+        restore_generators(self.norms, state, device)
 
     def project(
         self, role: str, hidden_states: Tensor, dense: Callable[[Tensor], Tensor]

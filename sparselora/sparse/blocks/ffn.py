@@ -13,7 +13,7 @@ from sparselora.sparse.blocks.ffn_slice import FFNSlice
 from sparselora.sparse.channels.compensation import Compensation
 from sparselora.sparse.channels.ffn_estimators import build_estimator
 from sparselora.sparse.channels.moments import LayerMoments
-from sparselora.sparse.channels.random_scores import restore_generator, saved_generator
+from sparselora.sparse.channels.random_scores import restore_generators, saved_generators
 from sparselora.sparse.channels.selector import FFNChannels, select_ffn_channels
 from sparselora.sparse.channels.state import SparsityState
 from sparselora.sparse.channels.tokens import split_apply
@@ -60,7 +60,8 @@ class SparseFFN(CopiedWithModel):
         )
         lin2 = block.lin2.weight.detach()
         # Fitted here, not in the first step.
-        stays = self._fixed_choice(lin2) if config.kind.fixed else None
+        fits_one = config.kind.fixed and config.compensation == "lowrank"
+        stays = self._fixed_choice(lin2) if fits_one else None
         self.compensation = Compensation.fitted(config, moments, lin2, stays)
 
     def computes(self) -> bool:
@@ -131,7 +132,7 @@ class SparseFFN(CopiedWithModel):
             "computed": self._computed.cpu(),
             "chosen": None if choice["chosen"] is None else choice["chosen"][0],
             "expires": choice["expires"],
-            "generator": saved_generator(self.estimator),
+            **saved_generators(self.estimator),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -144,7 +145,7 @@ class SparseFFN(CopiedWithModel):
         chosen = None if state["chosen"] is None else [state["chosen"]]
         choice = {"chosen": chosen, "expires": state["expires"]}
         self.choice.load_state_dict(choice, FFNChannels, device)
-        restore_generator(self.estimator, state["generator"], device)
+        restore_generators(self.estimator, state, device)
 
     def select(self, hidden_states: Tensor) -> Tensor:
         """Return the channels for this batch: (B, T, d) or (N, d) → (k,), sorted."""
@@ -152,9 +153,10 @@ class SparseFFN(CopiedWithModel):
 
     def _pick(self, scores: Tensor, kept: int) -> FFNChannels:
         channels = self.block.intermediate_size
-        if scores.shape != (channels,):
+        if not isinstance(scores, Tensor) or scores.shape != (channels,):
+            given = [*scores.shape] if isinstance(scores, Tensor) else type(scores).__name__
             raise UserError(
-                f"estimator={self.config.estimator}: gave scores of {[*scores.shape]} for "
+                f"estimator={self.config.estimator}: gave scores of {given} for "
                 f"{self.block.name}, whose FFN has {channels} channels"
             )
         return FFNChannels(select_ffn_channels(scores, kept))

@@ -11,7 +11,7 @@ from sparselora.sparse.backbone.attention import Attention
 from sparselora.sparse.channels.ffn_estimators import norms_over_tokens
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import InputMoments
-from sparselora.sparse.channels.random_scores import RandomEstimator
+from sparselora.sparse.channels.random_scores import RandomEstimator, checked_scorer
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 
@@ -161,5 +161,4 @@ def build_norms(
     """Build what gives the norms of one layer's attention, by the config's estimator."""
     build = config.kind.build_attention
     assert build is not None  # a config whose estimator has none leaves attention dense
-    norms: nn.Module = load_builder(build)(attention, config, moments)
-    return norms
+    return checked_scorer(config.estimator, load_builder(build)(attention, config, moments))

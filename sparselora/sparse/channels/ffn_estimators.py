@@ -13,7 +13,7 @@ from sparselora.sparse.backbone.ffn import FFNBlock, find_blocks
 from sparselora.sparse.backbone.linear_layer import LinearLayer
 from sparselora.sparse.channels.lowrank import SVDSparsityEstimator
 from sparselora.sparse.channels.moments import LayerMoments
-from sparselora.sparse.channels.random_scores import RandomEstimator
+from sparselora.sparse.channels.random_scores import RandomEstimator, checked_scorer
 from sparselora.sparse.config import SparsityConfig
 from sparselora.sparse.estimators import load_builder
 
@@ -202,8 +202,7 @@ def build_estimator(
     block: FFNBlock, config: SparsityConfig, moments: LayerMoments | None = None
 ) -> nn.Module:
     """Build the estimator that `config` names, for one block."""
-    estimator: nn.Module = load_builder(config.kind.build)(block, config, moments)
-    return estimator
+    return checked_scorer(config.estimator, load_builder(config.kind.build)(block, config, moments))
 
 
 def build_ffn_estimators(model: nn.Module, svd_rank: int) -> dict[str, FFNEstimator]:

@@ -13,8 +13,8 @@ from sparselora.sparse.blocks.choice import ChannelChoice
 from sparselora.sparse.channels.head_channels import AttentionChannels, HeadShape
 from sparselora.sparse.channels.random_scores import (
     RandomEstimator,
-    restore_generator,
-    saved_generator,
+    restore_generators,
+    saved_generators,
 )
 from sparselora.sparse.channels.selector import FFNChannels, select_ffn_channels
 from sparselora.sparse.channels.state import Call, SparsityState
@@ -127,7 +127,7 @@ def test_a_call_that_trains_nothing_leaves_the_choice_and_the_generator() -> Non
     choice, state = made(plain(estimator="random"), scorer)
     state.without_gradients = True
     state.enter(None)
-    first, generator = choice.select(tokens(0), 3), saved_generator(scorer)
+    first, generator = choice.select(tokens(0), 3), saved_generators(scorer)["generator"]
     state.leave(None)
     with torch.no_grad():
         state.enter(None)
@@ -136,7 +136,7 @@ def test_a_call_that_trains_nothing_leaves_the_choice_and_the_generator() -> Non
         state.leave(None)
     assert other is not first
     assert choice.chosen is first
-    assert torch.equal(saved_generator(scorer), generator)
+    assert torch.equal(saved_generators(scorer)["generator"], generator)
 
 
 def test_a_call_without_a_number_chooses_at_its_first_projection() -> None:
@@ -162,7 +162,7 @@ def test_it_goes_on_from_its_state(every: int, before: int, after: int) -> None:
     resumed, second = made(config, RandomEstimator(CHANNELS, seed=1))
     saved = pickle.loads(pickle.dumps(straight.state_dict()))
     resumed.load_state_dict(saved, FFNChannels, torch.device("cpu"))
-    restore_generator(resumed.scorer, saved_generator(straight.scorer), torch.device("cpu"))
+    restore_generators(resumed.scorer, saved_generators(straight.scorer), torch.device("cpu"))
     second.forward_count = first.forward_count
     for _ in range(after):
         first.enter(None)
