@@ -1,4 +1,4 @@
-"""Sparse LoRA fine-tuning: run it, measure it, search its settings.
+"""Fine-tune with sparse LoRA: run it, measure it, search its settings.
 
 Importing this package loads nothing heavy; each public name loads its module when first used.
 """

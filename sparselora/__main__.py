@@ -1,4 +1,4 @@
-"""`python -m sparselora`: the main job, or with `bench` or `report` first, that command."""
+"""Run `python -m sparselora`: the main job, or with `bench` or `report` first, that command."""
 
 import sys
 from importlib import import_module

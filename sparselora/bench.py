@@ -1,4 +1,4 @@
-"""`python -m sparselora.bench`: times a setting without training it; with `-m` several into one table.
+"""Run `python -m sparselora.bench`: time a setting without training it, or with `-m` several.
 
 Takes the settings that `sparselora.run` takes, and `bench.batch_size` and `bench.seq_len`. Writes
 `bench.json` in its own folder, below `outputs/runs` or `outputs/multiruns`.

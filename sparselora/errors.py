@@ -1,4 +1,4 @@
-"""The exceptions of this package, and how an error becomes one line without a traceback."""
+"""Name the errors of this package, and make one line of any other's."""
 
 import argparse
 import difflib

@@ -1,4 +1,4 @@
-"""Where the shipped configuration and the user's cache lie."""
+"""Find the shipped configuration and the user's cache."""
 
 import os
 from pathlib import Path

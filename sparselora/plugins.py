@@ -1,4 +1,4 @@
-"""Packages that add to this one: estimators, architectures, data sets, and config files for them.
+"""Load packages that add to this one: estimators, architectures, data sets, and config files for them.
 
 A package names a module in the entry-point group `sparselora`; importing that module registers what it
 brings. The commands import all of them before they read a config, so nothing else has to be typed.

@@ -1,4 +1,4 @@
-"""The main job: `python -m sparselora.run` does one fine-tune, and with `-m` one for each setting.
+"""Run `python -m sparselora.run`: one fine-tune, or with `-m` one for each setting.
 
 `task` is the Hydra task function: one config in, one record out, the objectives returned.
 """

@@ -1,4 +1,4 @@
-"""One fine-tune from Python, with the settings and the checks of the command."""
+"""Do one fine-tune from Python, with the settings and the checks of the command."""
 
 import contextlib
 import logging

@@ -1,1 +1,1 @@
-"""The machine that a run computes on: its devices, clock, memory and processes."""
+"""Look after the machine that a run computes on: its devices, clock, memory and processes."""

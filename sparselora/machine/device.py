@@ -1,4 +1,4 @@
-"""The device that a run computes on, and its threads."""
+"""Choose the device that a run computes on, and its threads."""
 
 from functools import cache
 

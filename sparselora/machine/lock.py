@@ -1,4 +1,4 @@
-"""A lock on each device: training shares it, timing has it alone.
+"""Lock a device: training shares the lock, timing has it alone.
 
 Concurrent jobs of one user on one machine train in parallel; while one of them times, the others stand
 still. Training holds the lock for a step and lets it go again, so a job that wants to time waits for

@@ -1,4 +1,4 @@
-"""The memory of a process or of one step, in MB (10⁶ bytes)."""
+"""Measure the memory of a process or of one step, in MB (10⁶ bytes)."""
 
 import contextlib
 import ctypes

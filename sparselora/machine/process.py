@@ -1,4 +1,4 @@
-"""The identity of a process: enough to tell a live one from a dead one."""
+"""Identify a process well enough to tell a live one from a dead one."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The provenance of a run: code, versions, machine and process."""
+"""Describe where a run came from: code, versions, machine and process."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A timer of optimizer steps, on the clock of the device that runs them."""
+"""Time optimizer steps, on the clock of the device that runs them."""
 
 import time
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""What a step costs: interleaved timing, and a count of its FLOPs."""
+"""Measure what a step costs: time it interleaved, and count its FLOPs."""

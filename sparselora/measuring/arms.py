@@ -1,4 +1,4 @@
-"""The models that are timed against each other: stock PEFT LoRA, our dense path and our sparse one."""
+"""Hold the models that are timed against each other: stock PEFT LoRA, our dense path, our sparse one."""
 
 import copy
 from collections.abc import Sequence

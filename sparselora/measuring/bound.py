@@ -1,4 +1,4 @@
-"""The speed-up that the counted FLOPs of a run's steps allow, and what was reached of it."""
+"""Compute the speed-up that the counted FLOPs of a run's steps allow, and what was reached of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The sizes of a live model, as the count of FLOPs takes them."""
+"""Read the sizes of a live model, as the count of FLOPs takes them."""
 
 from collections.abc import Sequence
 from typing import Any

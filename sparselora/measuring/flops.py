@@ -1,4 +1,4 @@
-"""Floating-point operations of one optimizer step, by term, and the speed-up that they allow.
+"""Count the floating-point operations of one optimizer step, by term.
 
 Counted are matrix products, 2 · rows · inner · columns each, which is what `torch.utils.flop_counter`
 counts as well; elementwise work is not. Causal attention counts in full, as torch's own kernel computes

@@ -1,4 +1,4 @@
-"""Interleaved timing: every arm in each round, in an order drawn anew, until an interval is narrow."""
+"""Time every arm in each round, in an order drawn anew, until an interval is narrow."""
 
 import gc
 import random

@@ -1,4 +1,4 @@
-"""Paired timing of one setting: stock PEFT LoRA, our dense path and our sparse one, interleaved.
+"""Time one setting, interleaved: stock PEFT LoRA, our dense path and our sparse one.
 
 The arms step over the same batches, optimizer included, on throw-away copies: nothing here touches the
 weights, the random state or the patch of the model that is given.

@@ -1,4 +1,4 @@
-"""A short probe of what a device can do at best: rate of matrix products, bandwidth of copies."""
+"""Probe what a device can do at best: rate of matrix products, bandwidth of copies."""
 
 from collections.abc import Callable
 

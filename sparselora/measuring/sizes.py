@@ -1,4 +1,4 @@
-"""The sizes of a model that the count of FLOPs takes."""
+"""Hold the sizes of a model that the count of FLOPs takes."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""What runs write, each file whole or not there. Nothing here imports torch."""
+"""Write what runs leave, each file whole or not there. Nothing here imports torch."""

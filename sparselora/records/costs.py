@@ -1,4 +1,4 @@
-"""Sections of a record that say what a step costs: its time, its memory and its FLOPs."""
+"""Hold the sections of a record that say what a step costs: its time, its memory and its FLOPs."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and JSON that holds no made-up number."""
+"""Write files that are whole or not there, and JSON that holds no made-up number."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The record of a run: one JSON file, replaced whole at each change, never a pickle.
+"""Keep the record of a run: one JSON file, replaced whole at each change, never a pickle.
 
 Beside it stand `metrics.csv`, a row a step, and `predictions.parquet`, a row an example and evaluation.
 """

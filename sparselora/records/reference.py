@@ -1,4 +1,4 @@
-"""The dense reference of a study: one figure for stock LoRA's ms/step, so that runs can be ranked.
+"""Keep the dense reference of a study: one figure for stock LoRA's ms/step, so that runs can be ranked.
 
 The first run of a sweep on a device leaves its stock time here; every later one of the same kind divides
 that by its own speed-up. Figures of two devices, or of two kinds of step, never meet.

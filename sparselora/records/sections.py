@@ -1,4 +1,4 @@
-"""What stands in a run's record: a dataclass for each section.
+"""Describe what stands in a run's record: a dataclass for each section.
 
 Fields stand in the order of the file. Every figure may be None: one that is not finite is no figure.
 """

@@ -1,4 +1,4 @@
-"""Dataclasses that stand for objects of JSON: built strictly by a writer, read leniently from a file."""
+"""Let dataclasses stand for objects of JSON: built strictly by a writer, read leniently from a file."""
 
 import types
 from collections.abc import Mapping

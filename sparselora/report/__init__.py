@@ -1,1 +1,1 @@
-"""Tables, charts and pages of what runs left; nothing here imports torch."""
+"""Show what runs left in tables, charts and pages; nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""The command `python -m sparselora.report`: tables, plots and a page of what runs left."""
+"""Run `python -m sparselora.report`: tables, plots and a page of what runs left."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""The table at the end of a sweep, on the terminal and as `sweep.csv`."""
+"""End a sweep with its table, on the terminal and as `sweep.csv`."""
 
 from pathlib import Path
 from typing import Any

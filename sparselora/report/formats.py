@@ -1,4 +1,4 @@
-"""How figures are written, the same in sentences, terminals, documents and pages.
+"""Write figures, the same in sentences, terminals, documents and pages.
 
 The speed-up is stock PEFT LoRA's step over ours, and its head is `× stock` wherever it stands.
 """

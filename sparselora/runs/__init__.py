@@ -1,1 +1,1 @@
-"""One fine-tune, from checked settings to its record."""
+"""Do one fine-tune, from checked settings to its record."""

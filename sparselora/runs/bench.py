@@ -1,4 +1,4 @@
-"""One checked setting, timed without training it."""
+"""Time one checked setting without training it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""Checks of a run's settings against its data, its model and this machine."""
+"""Check a run's settings against its data, its model and this machine."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""One sparse-LoRA fine-tune, from checked settings to a record."""
+"""Do one sparse-LoRA fine-tune, from checked settings to a record."""
 
 import itertools
 import sys

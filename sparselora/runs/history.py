@@ -1,4 +1,4 @@
-"""What a training has reached so far: its steps, its evaluations, and the best of them."""
+"""Hold what a training has reached so far: its steps, its evaluations, and the best of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field

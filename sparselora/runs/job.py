@@ -1,4 +1,4 @@
-"""One checked setting, done in a folder: a run, or one for each of its seeds."""
+"""Do one checked setting in a folder: a run, or one for each of its seeds."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

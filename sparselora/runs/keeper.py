@@ -1,4 +1,4 @@
-"""A run's folder, kept up to what its training has reached: record, adapters, checkpoint."""
+"""Keep a run's folder up to what its training has reached: record, adapters, checkpoint."""
 
 from pathlib import Path
 

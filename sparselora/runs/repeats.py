@@ -1,4 +1,4 @@
-"""One setting over several seeds as one trial: a run a seed, in folders of their own, and their means."""
+"""Do one setting over several seeds as one trial: a run a seed in a folder of its own, and means."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a run needs before its first step, and a benchmark before its first round."""
+"""Prepare what a run needs before its first step, and a benchmark before its first round."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Sections of a run's record that sum up its data, steps, parameters and sparsity."""
+"""Sum up a run's data, steps, parameters and sparsity in sections of its record."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The speed of a run: timed against stock LoRA, and set against its study's reference."""
+"""Time a run against stock LoRA, and set it against its study's reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""The Optuna side: what a search draws, what it asks and tells, and how it survives."""
+"""Search settings with Optuna: draw them, ask and tell, and survive."""

@@ -1,4 +1,4 @@
-"""Every private name of Hydra and of its Optuna plugin that this package uses, under a name of ours.
+"""Hold the private names of Hydra and of its Optuna plugin that this package uses, in one place.
 
 They may move with any release. `PRIVATE_NAMES` lists them for `tests/search/test_compat.py`, which fails
 with the library, its version and the name where one has gone. What Hydra's pages or its example plugins

@@ -1,1 +1,1 @@
-"""Optimizer steps, evaluation, and what of a training is kept on disk."""
+"""Train and evaluate, and keep of a training what it can go on from."""

@@ -1,4 +1,4 @@
-"""Adapters on disk: ordinary PEFT checkpoints, replaced whole."""
+"""Keep adapters on disk: ordinary PEFT checkpoints, replaced whole."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Calibration kept on disk, so that the runs of a sweep over one model and one data set share it."""
+"""Keep calibration on disk, so that the runs of a sweep over one model and one data set share it."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""A run in the middle of its training, on disk: enough to end with the very metrics of one never stopped.
+"""Keep a run in the middle of its training: enough to end with the very metrics of one never stopped.
 
 What it does not hold follows from the seed again: the untrained model, calibration, and the order of the
 batches, of which those that were taken are passed over.

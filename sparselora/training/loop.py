@@ -1,4 +1,4 @@
-"""The training loop: a row for each optimizer step."""
+"""Train by optimizer steps, a row for each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One optimizer step on one model: the same code trains and is timed."""
+"""Do one optimizer step on one model: the same code trains and is timed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

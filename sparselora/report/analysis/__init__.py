@@ -1,1 +1,1 @@
-"""What the runs of one comparison show, with intervals."""
+"""Find what the runs of one comparison show, with intervals."""

@@ -1,4 +1,4 @@
-"""Comparisons: the settings that may be ranked against each other, a row for all seeds of a setting.
+"""Group settings that may be ranked against each other, a row for all seeds of a setting.
 
 One table, a `Comparison`, holds what shares model, data, LoRA, budget and device: accuracies of two
 budgets, or times of two devices, are never ranked together.

@@ -1,4 +1,4 @@
-"""Predictions of runs, example by example, and the reason where they cannot be used."""
+"""Read the predictions of runs, example by example, and say why some cannot be used."""
 
 import os
 from collections.abc import Mapping

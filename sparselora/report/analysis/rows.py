@@ -1,4 +1,4 @@
-"""The rows of a comparison: the figures of each setting, from its runs."""
+"""Make the rows of a comparison: the figures of each setting, from its runs."""
 
 import shlex
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mean accuracies and paired differences, with one bootstrap over groups and seeds.
+"""Estimate mean accuracies and paired differences, with one bootstrap over groups and seeds.
 
 Examples of one group are right or wrong together, so whole groups are drawn, not examples; and a
 fine-tune repeated with another seed gives another accuracy, so seeds are drawn as well (both with

@@ -1,4 +1,4 @@
-"""The verdict on a comparison: the sentence on top, and the setting to use."""
+"""Reach a verdict on a comparison: the sentence on top, and the setting to use."""
 
 import math
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Comparisons as charts."""
+"""Draw comparisons as charts."""

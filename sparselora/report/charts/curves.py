@@ -1,4 +1,4 @@
-"""Charts of a run's course: accuracy and loss by step."""
+"""Draw a run's course: accuracy and loss by step."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Heat maps: what each layer leaves out, and figures over rank and sparsity."""
+"""Draw heat maps: what each layer leaves out, and figures over rank and sparsity."""
 
 import altair as alt
 import pandas as pd

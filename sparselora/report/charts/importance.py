@@ -1,4 +1,4 @@
-"""The chart of what a study's objectives depend on."""
+"""Draw what a study's objectives depend on."""
 
 import altair as alt
 import pandas as pd

@@ -1,4 +1,4 @@
-"""All charts of a comparison, by name: Vega-Lite, the same for PNG, SVG and the page."""
+"""List all charts of a comparison, by name: Vega-Lite, the same for PNG, SVG and the page."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What all charts have in common: types, colours, axis titles.
+"""Hold what all charts have in common: types, colours, axis titles.
 
 Colours are those of Okabe & Ito (2008), which differ to every kind of colour vision; on the page the text
 follows the reader's light or dark theme, files have a white ground. Channels are spelled out

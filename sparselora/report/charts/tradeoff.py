@@ -1,4 +1,4 @@
-"""Charts of what a setting costs and gains: accuracy against time, speed-up against its bound."""
+"""Draw what a setting costs and gains: accuracy against time, speed-up against its bound."""
 
 import altair as alt
 import pandas as pd

@@ -1,1 +1,1 @@
-"""Records and studies as pandas frames."""
+"""Load records and studies as pandas frames."""

@@ -1,4 +1,4 @@
-"""Records on disk as one pandas frame, a row a run."""
+"""Load the records on disk as one pandas frame, a row a run."""
 
 from dataclasses import dataclass
 from pathlib import Path

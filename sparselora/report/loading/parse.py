@@ -1,4 +1,4 @@
-"""The text of a record as plain values that tables, pictures, pages and terminals can hold."""
+"""Parse a record's text to plain values that tables, pictures, pages and terminals can hold."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Optuna studies as pandas frames, and what their objectives depend on."""
+"""Load Optuna studies as pandas frames, and find what their objectives depend on."""
 
 import contextlib
 import sqlite3

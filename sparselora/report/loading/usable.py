@@ -1,4 +1,4 @@
-"""Which records a report can use, and what is the matter with the others."""
+"""Tell which records a report can use, and what is the matter with the others."""
 
 import json
 from typing import Any

@@ -1,1 +1,1 @@
-"""Tables, pages and files that show an analysis."""
+"""Render an analysis as tables, pages and files."""

@@ -1,4 +1,4 @@
-"""What `bench.json` files hold, as one table on a terminal."""
+"""Render `bench.json` files as one table on a terminal."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Names from configs, as text that no document takes for its own markup."""
+"""Escape names from configs, so that no document takes them for its own markup."""
 
 import html
 import re

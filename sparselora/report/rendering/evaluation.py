@@ -1,4 +1,4 @@
-"""The document `evaluation.md`: the original study's table and acceptance lines, as measured.
+"""Write `evaluation.md`: the original study's table and acceptance lines, as measured.
 
 The study fine-tuned DistilBERT on SST-2, once each: plain LoRA 90.48 % to 90.60 % at 78.2 ms/step and
 1,100 MB, `original` 90.48 % at 103.9 ms/step, `optimized` 89.45 % at 90.1 ms/step and 845 MB. It wanted

@@ -1,4 +1,4 @@
-"""One HTML page that needs no network, of all comparisons.
+"""Render all comparisons as one HTML page that needs no network.
 
 The charts' JavaScript (Vega, Vega-Lite, vega-embed) is part of the page. Whatever comes out of configs is
 escaped by the template, and in the embedded JSON `<`, `>`, `&` and `'` are written as escapes.

@@ -1,4 +1,4 @@
-"""Charts in Vega-Lite as SVG and PNG files, rendered in a process of their own.
+"""Render charts in Vega-Lite as SVG and PNG files, in a process of their own.
 
 vl-convert's JavaScript engine takes a second to start and lets no other thread run meanwhile; in another
 process it starts while the records are read, and renders while the tables are written.

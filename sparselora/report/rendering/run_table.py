@@ -1,4 +1,4 @@
-"""One finished run as a table on a terminal."""
+"""Render one finished run as a table on a terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two sets of records in one table: two machines, two commits, two sweeps."""
+"""Render two sets of records in one table: two machines, two commits, two sweeps."""
 
 import json
 from collections.abc import Sequence

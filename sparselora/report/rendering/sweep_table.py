@@ -1,4 +1,4 @@
-"""The runs of a sweep as a table on a terminal."""
+"""Render the runs of a sweep as a table on a terminal."""
 
 from typing import Any
 

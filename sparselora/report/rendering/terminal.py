@@ -1,4 +1,4 @@
-"""Comparisons as tables on a terminal."""
+"""Render comparisons as tables on a terminal."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The files of a report in one folder: tables in five formats, plots, `evaluation.md`, the page."""
+"""Write a report's files to one folder: tables in five formats, plots, `evaluation.md`, the page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What a search draws from, and how."""
+"""Draw settings for a search."""

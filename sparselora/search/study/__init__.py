@@ -1,1 +1,1 @@
-"""One Optuna study that processes share."""
+"""Share one Optuna study between processes."""
