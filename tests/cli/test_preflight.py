@@ -23,7 +23,7 @@ def test_only_samplers_that_are_taken_are_listed(
     timed = tiny(tiny_overrides, ("measure.timing=after",))
     outcome = invoke(*timed, "-m", *line.split(), f"hydra/sweeper/sampler={sampler}")
     assert_one_line(outcome, "hydra/sweeper/sampler")
-    listed = re.search(r"(?:one of|search;) (.*) (?:is allowed|are)$", outcome.message[0])
+    listed = re.search(r"(?:must be one of|search;) (.*?)(?: are)?$", outcome.message[0])
     assert listed is not None, outcome.message[0]
     assert listed[1] == taken
 

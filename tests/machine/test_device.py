@@ -23,8 +23,8 @@ def test_a_device_that_is_not_there_is_a_line(
 
 
 def test_threads_of_an_earlier_run_do_not_stay() -> None:
+    use_threads(None)  # as an earlier test may have left it
     default = torch.get_num_threads()
-    use_threads(None)
     try:
         use_threads(default + 1)
         assert torch.get_num_threads() == default + 1
