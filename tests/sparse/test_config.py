@@ -18,7 +18,7 @@ def test_rules_and_named_layers() -> None:
 
 def test_config_checks_itself() -> None:
     for bad in ({"svd_rank": 0}, {"svd_rank": None}, {"ffn_sparsity": 1.0}, {"estimator": "x"}):
-        with pytest.raises(UserError, match="allowed|must be one of"):
+        with pytest.raises(UserError, match=r"allowed|must be one of"):
             SparsityConfig(**bad)  # type: ignore[arg-type]
 
 
