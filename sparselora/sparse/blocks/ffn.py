@@ -147,10 +147,6 @@ class SparseFFN(CopiedWithModel):
         self.choice.load_state_dict(choice, FFNChannels, device)
         restore_generators(self.estimator, state, device)
 
-    def select(self, hidden_states: Tensor) -> Tensor:
-        """Return the channels for this batch: (B, T, d) or (N, d) → (k,), sorted."""
-        return self.choice.select(hidden_states, self.kept_now).indices
-
     def _pick(self, scores: Tensor, kept: int) -> FFNChannels:
         channels = self.block.intermediate_size
         if not isinstance(scores, Tensor) or scores.shape != (channels,):
